@@ -1,0 +1,130 @@
+"""The typed configuration of a reinforcement-learning experiment: sections env, core, agent, train, run."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+Count = Annotated[int, Field(ge=1, le=10**12)]
+Size = Annotated[int, Field(ge=1, le=2**20)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class EnvConfig:
+    """Which environment: a Gymnasium id (`module:Name-v0` imports the module first) and its keyword arguments."""
+
+    id: Annotated[str, Field(min_length=1, max_length=200)]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
+class CoreConfig:
+    """Which memory core, by its name in `memory_cores.names()`, its width and its own options."""
+
+    name: str
+    d_model: Size = 128
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ScheduleConfig:
+    """A value that moves from `initial` to `final` over the run, after `warmup_steps` environment steps from zero."""
+
+    initial: NonNegative
+    final: NonNegative = 0.0
+    shape: Literal["linear", "cosine"] = "linear"
+    warmup_steps: Annotated[int, Field(ge=0, le=10**12)] = 0
+
+
+@dataclass(frozen=True, config=STRICT)
+class AgentConfig:
+    """Actors, learner and loss of IMPALA (Espeholt et al., 1802.01561)."""
+
+    num_actors: Annotated[int, Field(ge=0, le=10_000)] = 2
+    """Actor processes; 0 runs the same code in this process, without Ray and bitwise repeatable."""
+    envs_per_actor: Size = 16
+    unroll_length: Size = 64
+    """Environment steps in one unroll of one environment."""
+    batch_size: Size = 32
+    """Unrolls in one learner update; a multiple of envs_per_actor."""
+    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 2
+    """Unroll requests outstanding at one actor."""
+    max_policy_lag: Annotated[int, Field(ge=0, le=10**6)] = 100
+    """Unrolls whose first weights are more than this many updates old are dropped and counted."""
+    unroll_deadline: Positive = 120.0
+    """Seconds after which an actor that has not returned its unroll is replaced."""
+    max_actor_restarts: Annotated[int, Field(ge=0, le=10**6)] = 5
+    """Consecutive restarts without an unroll between them, after which an actor is given up."""
+
+    encoder_width: Size = 128
+    discount: Fraction = 0.99
+    rho_bar: Positive = 1.0
+    c_bar: Positive = 1.0
+    trace_decay: Fraction = 1.0
+    value_cost: NonNegative = 0.5
+    entropy_cost: NonNegative | ScheduleConfig = 0.01
+    reward_scale: Positive = 1.0
+    reward_clip: Positive | None = None
+    """Bound on the absolute scaled reward the learner sees."""
+
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: NonNegative | ScheduleConfig = 5e-4
+    optimizer_eps: Positive = 1e-8
+    rmsprop_decay: Fraction = 0.99
+    max_grad_norm: Positive = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    """How long to train, from which seed, and how often to write."""
+
+    total_steps: Count
+    """Environment steps of the whole run."""
+    seed: Seed = 1
+    num_threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Threads of torch in the learner; part of what makes a resume exact."""
+    log_interval: Count = 10
+    """Learner updates between two rows of metrics."""
+    checkpoint_interval: Count = 200
+    """Learner updates between two checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=2, le=10_000)] = 3
+
+
+@dataclass(frozen=True, config=STRICT)
+class RunConfig:
+    """Where the run folder is: `root/name`."""
+
+    name: str
+    root: str = "runs"
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExperimentConfig:
+    """One runnable experiment."""
+
+    env: EnvConfig
+    core: CoreConfig
+    agent: AgentConfig
+    train: TrainConfig
+    run: RunConfig
+
+    def problems(self) -> list[str]:
+        """What is wrong across fields, each message naming the path of the field."""
+        found = []
+        if self.agent.batch_size % self.agent.envs_per_actor:
+            found.append(
+                f"agent.batch_size: {self.agent.batch_size} is not a multiple of "
+                f"agent.envs_per_actor = {self.agent.envs_per_actor}"
+            )
+        if self.agent.c_bar > self.agent.rho_bar:
+            found.append(f"agent.c_bar: {self.agent.c_bar} is above agent.rho_bar = {self.agent.rho_bar}")
+        return found
