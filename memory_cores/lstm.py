@@ -67,7 +67,7 @@ def gate_biases(lstm: nn.LSTM, layer: int) -> tuple[Tensor, Tensor]:
 
 
 class LSTMStream(Stream):
-    """Steps an `LSTM` core with one fused product [x, h] W a layer.
+    """Steps an `LSTM` core with one fused product [x, h] W a layer, in the parameters' dtype also under autocast.
 
     Gates are reordered to i, f, o, g, so that one sigmoid serves three of them.
     """
@@ -80,6 +80,9 @@ class LSTMStream(Stream):
     @torch.no_grad()
     def step(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
         check_step(self.core, self.batch_size, x, reset)
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self.step(x.to(self.inputs.dtype), reset)
         width = self.core.d_model
         if reset is not None and reset.any():
             self.cells.masked_fill_(reset[:, None], 0.0)

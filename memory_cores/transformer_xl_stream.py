@@ -90,10 +90,11 @@ class TransformerXLStream(Stream):
         self.penalty = memory.new_zeros(batch_size, self.length)  # -inf at the slots that a row must not see
         slots = torch.arange(capacity, 0, -1, device=memory.device)
         self.penalty[:, :capacity].masked_fill_(slots > state["age"][:, None], -torch.inf)
-        self.blocks = [
-            CachedBlock(cast("TransformerBlock", block), self.core, layer_memory, self.length)
-            for block, layer_memory in zip(self.core.blocks, memory, strict=True)
-        ]
+        with torch.autocast(memory.device.type, enabled=False):
+            self.blocks = [
+                CachedBlock(cast("TransformerBlock", block), self.core, layer_memory, self.length)
+                for block, layer_memory in zip(self.core.blocks, memory, strict=True)
+            ]
         self.place = capacity
         self.all_seen_from = capacity
 
