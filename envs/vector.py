@@ -256,8 +256,8 @@ class EnvVector:
         if len(actions) != old["length"]:
             return False
         observation = self._empty()
-        row = self._rows[i]
         self._reset(i, observation)
+        row = self._rows[i]
         for step, chosen in enumerate(actions, 1):
             final, reward, ended, cut, _ = self._act(i, self._moves(chosen[None])[0])
             row.length += 1
@@ -374,6 +374,14 @@ class EnvVector:
 
     def _write(self, i: int, batch: list[Array], observation: Any) -> None:
         """Put the observation of environment `i` into the batch."""
+        if (
+            len(batch) == 1
+            and type(observation) is np.ndarray
+            and observation.shape == self._leaves[0].shape
+            and observation.dtype is self._leaves[0].dtype
+        ):
+            batch[0][i] = observation  # what the general way below does, faster
+            return
         try:
             for leaf, array in zip(self._leaves, batch, strict=True):
                 write(leaf, array, i, observation)
