@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import envs
 from envs.spaces import assemble, leaves
-from envs.vector import REPLAY_LIMIT, episode_seed
+from envs.vector import episode_seed
 from tests.envs.scripted import Drifting, Scripted
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -299,13 +299,14 @@ def test_rows_that_do_not_replay_start_a_new_episode() -> None:
     other.step(np.array([0, 0]))
 
 
-def test_an_episode_too_long_to_replay_starts_anew() -> None:
+def test_an_episode_too_long_to_replay_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envs.vector.REPLAY_LIMIT", 20)
     vector = envs.EnvVector(lambda: Scripted([(10**9, True, False)]), num_envs=1, seed=0)
     action = np.array([1])
-    for _ in range(REPLAY_LIMIT + 1):
+    for _ in range(21):
         vector.step(action)
     state = vector.state()
-    assert len(state["rows"][0]["actions"]) <= REPLAY_LIMIT
+    assert len(state["rows"][0]["actions"]) == 20
     assert vector.load(state) == [0]
     assert vector.entry.reset[0]
 
