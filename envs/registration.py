@@ -6,6 +6,7 @@ import gymnasium
 
 TASKS = {
     "TMaze-v0": "envs.tmaze:TMaze",
+    "NonMatchingObject-v0": "envs.non_matching_object:NonMatchingObject",
 }
 """Gymnasium id to entry point."""
 

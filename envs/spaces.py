@@ -80,7 +80,10 @@ def write(leaf: Leaf, batch: Array, row: int, observation: Any) -> None:
         batch[row] = observation
         return
     if type(observation) is not np.ndarray:
-        observation = np.asarray(observation)
+        try:
+            observation = np.asarray(observation)
+        except ValueError as error:
+            raise ValueError(f"{leaf.name} is not an array: {error}") from None
     if observation.shape != leaf.shape:
         raise ValueError(f"{leaf.name} has shape {observation.shape}, expected {leaf.shape}")
     if observation.dtype != leaf.dtype and not np.can_cast(observation.dtype, leaf.dtype, "same_kind"):

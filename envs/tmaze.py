@@ -10,10 +10,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
+from envs.pictures import AGENT, LIGHT, TINTS, Picture, blank, paint
 
 FORWARD, UP, DOWN = 0, 1, 2
-
-WALL, FLOOR, AGENT, CUE = (40, 44, 52), (232, 232, 228), (214, 69, 65), (46, 134, 193)
 
 
 class TMaze(gymnasium.Env[NDArray[np.float32], int]):
@@ -77,15 +76,17 @@ class TMaze(gymnasium.Env[NDArray[np.float32], int]):
         info = {"success": self._chosen == self._arm} if terminated or truncated else {}
         return np.array([0, 0, not at_junction, at_junction], np.float32), reward, terminated, truncated, info
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> Picture | None:  # type: ignore[override]
         """The maze from above, (height, width, 3): the agent, and at the first step the cue beside it."""
         if self.render_mode != "rgb_array":
             return None
-        picture = np.full((5, self.length + 4, 3), WALL, np.uint8)
-        picture[2, 1 : self.junction + 2] = FLOOR
-        picture[1:4, self.junction + 1] = FLOOR
+        picture = blank(5, self.length + 4)
+        for column in range(1, self.junction + 2):
+            paint(picture, 2, column, LIGHT)
+        for row in (1, 3):
+            paint(picture, row, self.junction + 1, LIGHT)
         if self._steps == 0:
-            picture[1 if self._arm == UP else 3, 1] = CUE
-        offset = 0 if self._chosen is None else (-1 if self._chosen == UP else 1)
-        picture[2 + offset, self._position + 1] = AGENT
-        return picture.repeat(48, axis=0).repeat(48, axis=1)
+            paint(picture, 1 if self._arm == UP else 3, 1, TINTS["blue"], "diamond")
+        arm = {None: 2, UP: 1, DOWN: 3}[self._chosen]
+        paint(picture, arm, self._position + 1, AGENT, "disc")
+        return picture

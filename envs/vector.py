@@ -24,8 +24,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
 
+from envs.actions import action_dtype, checked_actions, environment_actions
 from envs.errors import EnvError, EnvFault
 from envs.spaces import Array, assemble, check_spaces, leaves, settle, write
 
@@ -102,11 +102,11 @@ class EnvVector:
     """`num_envs` environments made by `make_env`, stepped one after another in this process.
 
     `first_row` is the index of the first row over all actors; it and `seed` decide the seed of every episode.
-    Actions are (B,) int64 for Discrete and (B, *shape) int64 for MultiDiscrete, both counted from 0 whatever
-    the `start` of the space, and (B, *shape) float32 for a Box; a Box action is clipped to the bounds before
-    the environment sees it. Raises EnvError if the spaces cannot be used and EnvFault if an environment
-    raises, or returns what its spaces or Gymnasium do not allow; after an EnvFault the vector can only be
-    closed.
+    Actions and Discrete or MultiDiscrete observations count from 0, see `envs.actions`; Box actions are
+    clipped for the environment alone.
+
+    Raises EnvError if the spaces cannot be used and EnvFault if an environment raises, or returns what its
+    spaces or Gymnasium do not allow; after an EnvFault the vector can only be closed.
     """
 
     def __init__(
@@ -144,8 +144,9 @@ class EnvVector:
 
     def step(self, actions: Array) -> Transition:
         """Act in every row with `actions` (B, *action shape); the arrays of `entry` are new each time."""
-        actions = self._checked(actions)
-        moves, log, width = self._moves(actions), actions.tobytes(), actions.nbytes // self.num_envs
+        actions = checked_actions(self.action_space, actions, self.num_envs)
+        moves = environment_actions(self.action_space, actions)
+        log, width = actions.tobytes(), actions.nbytes // self.num_envs
         observation = self._empty()
         rewards = [0.0] * self.num_envs
         terminated, truncated, reset = (np.zeros(self.num_envs, np.bool_) for _ in range(3))
@@ -256,10 +257,10 @@ class EnvVector:
         if len(actions) != old["length"]:
             return False
         observation = self._empty()
-        row = self._rows[i]
         self._reset(i, observation)
-        for step, chosen in enumerate(actions, 1):
-            final, reward, ended, cut, _ = self._act(i, self._moves(chosen[None])[0])
+        row = self._rows[i]
+        for step, move in enumerate(environment_actions(self.action_space, actions), 1):
+            final, reward, ended, cut, _ = self._act(i, move)
             row.length += 1
             row.return_ += reward
             if ended or cut != (step == len(actions) and old["bootstrap"]):
@@ -284,38 +285,8 @@ class EnvVector:
                     )
         self.observation_space, self.action_space = first.observation_space, first.action_space
         self._leaves = leaves(self.observation_space)
-        space = self.action_space
-        self._action_shape: tuple[int, ...] = space.shape or ()
-        self._action_dtype = np.dtype(np.float32 if isinstance(space, spaces.Box) else np.int64)
-
-    def _checked(self, actions: Array) -> Array:
-        """The actions in the dtype that `entry.last_action` has; ValueError if one is impossible."""
-        actions = np.asarray(actions)
-        expected = (self.num_envs, *self._action_shape)
-        if actions.shape != expected or not np.can_cast(actions.dtype, self._action_dtype, "same_kind"):
-            raise ValueError(
-                f"actions are {actions.shape} {actions.dtype}, expected {expected} {self._action_dtype}"
-            )
-        actions = np.ascontiguousarray(actions, self._action_dtype)
-        if isinstance(self.action_space, spaces.Discrete):
-            possible = actions.min() >= 0 and actions.max() < self.action_space.n
-        elif isinstance(self.action_space, spaces.MultiDiscrete):
-            possible = (actions >= 0).all() and (actions < self.action_space.nvec).all()
-        else:
-            possible = np.isfinite(actions).all()
-        if not possible:
-            raise ValueError(f"actions {actions.tolist()} are not all in {self.action_space} counted from 0")
-        return actions
-
-    def _moves(self, actions: Array) -> list[Any]:
-        """What each environment's step takes for `actions`; shares no memory with them."""
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            return (actions + space.start).tolist()  # type: ignore[no-any-return]
-        if isinstance(space, spaces.MultiDiscrete):
-            return list((actions + space.start).astype(space.dtype))
-        assert isinstance(space, spaces.Box)
-        return list(np.clip(actions.astype(space.dtype), space.low, space.high))
+        self._action_shape: tuple[int, ...] = self.action_space.shape or ()
+        self._action_dtype = action_dtype(self.action_space)
 
     def _act(self, i: int, move: Any) -> tuple[Any, float, bool, bool, Any]:
         """Step environment `i`; observation, reward, terminated, truncated, info."""
@@ -374,6 +345,14 @@ class EnvVector:
 
     def _write(self, i: int, batch: list[Array], observation: Any) -> None:
         """Put the observation of environment `i` into the batch."""
+        if (
+            len(batch) == 1
+            and type(observation) is np.ndarray
+            and observation.shape == self._leaves[0].shape
+            and observation.dtype is self._leaves[0].dtype
+        ):
+            batch[0][i] = observation  # what the general way below does, faster
+            return
         try:
             for leaf, array in zip(self._leaves, batch, strict=True):
                 write(leaf, array, i, observation)
