@@ -1,4 +1,4 @@
-"""From a YAML file and `key=value` overrides to a checked ExperimentConfig, with every mistake reported at once."""
+"""From a YAML file and `key=value` overrides to a checked ExperimentConfig, all mistakes reported at once."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
 def read_experiment(
     path: Path | str, overrides: Sequence[str] = ()
 ) -> tuple[dict[str, Any], list[str], dict[KeyPath, int]]:
-    """The plain data of a YAML file with overrides applied, what was wrong on the way, and the line of each key.
+    """The plain data of a YAML file with overrides applied, the problems met, and the line of each key.
 
     Raises ConfigError where there is no mapping to go on with.
     """
@@ -82,7 +82,7 @@ def dump(config: ExperimentConfig) -> str:
 def validate(
     data: Mapping[str, Any], lines: Mapping[KeyPath, int]
 ) -> tuple[ExperimentConfig | None, list[str]]:
-    """The configuration, or None, and one sentence for each field that is wrong and for each rule across fields."""
+    """The configuration, or None, and one sentence for each wrong field and each broken rule across fields."""
     try:
         config = TypeAdapter(ExperimentConfig).validate_json(json.dumps(data))
     except ValidationError as error:
@@ -227,7 +227,7 @@ def _union_tags(annotation: Any) -> set[str]:
         return set()
     members = typing.get_args(annotation)
     return {"constrained-float", "constrained-int", "float", "int", "str", "none"} | {
-        member.__name__ for member in members if dataclasses.is_dataclass(member)
+        member.__name__ for member in members if isinstance(member, type) and dataclasses.is_dataclass(member)
     }
 
 

@@ -1,4 +1,4 @@
-"""Whether a memory core can be built from its options and fits the machine, found out without allocating it."""
+"""Whether a memory core can be built from its options and fits the machine, without allocating it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def check_core(
 ) -> tuple[dict[str, Any], list[str]]:
     """The core's options in the types it declares, and what is wrong with the `core` section.
 
-    With `config`, the parts of the experiment that depend on the core are checked too: the unroll length against the
-    core's period, and the memory a learner needs against the machine's.
+    With `config`, the parts of the experiment that depend on the core are checked too: the unroll length against
+    the core's period, and the memory a learner needs against the machine's.
     """
     name = section["name"]
     if name not in memory_cores.names():
@@ -114,8 +114,8 @@ def _period_problems(core: MemoryCore, config: ExperimentConfig) -> list[str]:
     if config.agent.unroll_length % core.period == 0:
         return []
     return [
-        f"agent.unroll_length: expected a multiple of {core.period}, the period of the {config.core.name} core, "
-        f"got {config.agent.unroll_length}"
+        f"agent.unroll_length: expected a multiple of {core.period}, the period of the {config.core.name} "
+        f"core, got {config.agent.unroll_length}"
     ]
 
 

@@ -1,7 +1,7 @@
 """YAML for configuration files: plain data only, YAML 1.2 scalars, bounded in size and depth.
 
-PyYAML's own loader reads `1e-4` as a string, `on` as true and `010` as 8, keeps the last of two equal keys, and follows
-aliases without a bound. Here its event stream is read directly, so nothing is built before it was judged.
+PyYAML's own loader reads `1e-4` as a string, `on` as true and `010` as 8, keeps the last of two equal keys, and
+follows aliases without a bound. Here its event stream is read directly, so nothing is built before it was judged.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class _Reader:
         return value
 
     def node(self, event: yaml.Event, path: KeyPath) -> Any:
-        line = event.start_mark.line + 1
+        line = _line(event)
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise YamlError(f"line {line}: more than {MAX_NODES} values")
@@ -157,7 +157,7 @@ class _Reader:
     def mapping(self, path: KeyPath) -> dict[str, Any]:
         items: dict[str, Any] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            line = event.start_mark.line + 1
+            line = _line(event)
             key = self.node(event, (*path, "key"))
             if not isinstance(key, str):
                 raise YamlError(f"line {line}: a key must be text, got {key!r}")
@@ -171,6 +171,10 @@ class _Reader:
             self.lines[here] = line
             items[key] = self.node(next(self.events), here)
         return items
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 0
 
 
 class _Dumper(yaml.SafeDumper):
