@@ -33,6 +33,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from reverie.errors import UserError
+
 FORMAT = 1
 WEIGHTS, STATE, MANIFEST, SEAL = "weights.safetensors", "state.pt", "manifest.json", "manifest.sha256"
 _MANIFEST_KEYS = {"format", "step", "fingerprint", "num_threads", "versions", "files"}
@@ -44,12 +46,16 @@ _TEMPORARY = re.compile(r"\.tmp-.*-(\d+)")
 logger = logging.getLogger(__name__)
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint that cannot be written or must not be used; the message names the file and the reason."""
+
+    exit_code = 1
 
 
 class IncompatibleError(CheckpointError):
     """A whole checkpoint of another experiment or of a newer format."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from pydantic.fields import FieldInfo
 
 from agents.config import ExperimentConfig
 from reverie import yaml_loader
+from reverie.errors import UserError
 from reverie.yaml_loader import KeyPath, YamlError
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _CORE_FIELDS = ("name", "d_model")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration that cannot be run; `problems` holds one sentence for each mistake."""
 
     def __init__(self, problems: Iterable[str]) -> None:
