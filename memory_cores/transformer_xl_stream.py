@@ -157,10 +157,9 @@ class AttentionCache:
             )
         self.keys, self.values = self.buffer.flatten(1, 2)  # (H B, N, D / H), views
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The scaled query (H, B, D / H) and the keys and values (2, H, B, D / H) of x (B, D), as views."""
-        heads = torch.mm(x, self.qkv).view(-1, 3, self.heads, self.width).permute(1, 2, 0, 3)
-        return heads[0], heads[1:]
+    def project(self, x: Tensor) -> Tensor:
+        """The scaled queries, the keys and the values (3, H, B, D / H) of x (B, D), as a view."""
+        return torch.mm(x, self.qkv).view(-1, 3, self.heads, self.width).permute(1, 2, 0, 3)
 
     def attend(self, x: Tensor, start: int, place: int, penalty: Tensor | None) -> Tensor:
         """Write the keys and values of x (B, D) at `place` and return the attended values (B, D) of [start, place].
@@ -197,8 +196,9 @@ class RelativeCache(AttentionCache):
         self.position_query = torch.empty_like(self.content_query)
 
     def attend(self, x: Tensor, start: int, place: int, penalty: Tensor | None) -> Tensor:
-        query, key_value = self.project(x)
-        self.buffer[:, :, :, place] = key_value
+        projected = self.project(x)
+        query = projected[0]
+        self.buffer[:, :, :, place] = projected[1:]
         torch.add(query, self.content_bias, out=self.content_query)
         torch.add(query, self.position_bias, out=self.position_query)
         seen = place + 1 - start
@@ -221,14 +221,13 @@ class RotaryCache(AttentionCache):
         self.keys.copy_(rotate(self.keys, self.cosine, self.sine))
 
     def attend(self, x: Tensor, start: int, place: int, penalty: Tensor | None) -> Tensor:
-        query, key_value = self.project(x)
-        cosine, sine = self.cosine[place], self.sine[place]
-        self.buffer[0, :, :, place] = rotate(key_value[0], cosine, sine)
-        self.buffer[1, :, :, place] = key_value[1]
-        query = rotate(query, cosine, sine).reshape(-1, 1, self.width)
-        return self.mix(
-            torch.bmm(query, self.keys[:, start : place + 1].transpose(1, 2)), start, place, penalty
-        )
+        projected = self.project(x)
+        query, key = rotate(projected[:2], self.cosine[place], self.sine[place])
+        self.buffer[0, :, :, place] = key
+        self.buffer[1, :, :, place] = projected[2]
+        keys = self.keys[:, start : place + 1].transpose(1, 2)
+        scores = torch.bmm(query.reshape(-1, 1, self.width), keys)
+        return self.mix(scores, start, place, penalty)
 
     def slide(self, capacity: int) -> None:
         super().slide(capacity)
