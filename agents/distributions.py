@@ -54,7 +54,7 @@ class Categorical(ActionDistribution):
         self.num_parameters = self.num_features = sum(sizes)
 
     def _log_softmaxes(self, parameters: Tensor) -> list[Tensor]:
-        return [F.log_softmax(part, dim=-1) for part in parameters.split(self.sizes, dim=-1)]
+        return [F.log_softmax(part, dim=-1) for part in torch.split(parameters, self.sizes, dim=-1)]
 
     def _to_action(self, choices: list[Tensor]) -> Tensor:
         action = torch.stack(choices, dim=-1)
@@ -73,7 +73,7 @@ class Categorical(ActionDistribution):
         )
 
     def mode(self, parameters: Tensor) -> Tensor:
-        return self._to_action([part.argmax(dim=-1) for part in parameters.split(self.sizes, dim=-1)])
+        return self._to_action([part.argmax(dim=-1) for part in torch.split(parameters, self.sizes, dim=-1)])
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
         choices = self._to_choices(action).unsqueeze(-1).unbind(dim=-2)
@@ -120,10 +120,10 @@ class Gaussian(ActionDistribution):
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         mean, log_std = self._mean_and_log_std(parameters)
         noise = torch.empty_like(mean).normal_(generator=generator)
-        return (mean + log_std.exp() * noise).unflatten(-1, self.action_shape)
+        return torch.unflatten(mean + log_std.exp() * noise, -1, self.action_shape)
 
     def mode(self, parameters: Tensor) -> Tensor:
-        return self._mean_and_log_std(parameters)[0].unflatten(-1, self.action_shape)
+        return torch.unflatten(self._mean_and_log_std(parameters)[0], -1, self.action_shape)
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
         mean, log_std = self._mean_and_log_std(parameters)

@@ -37,7 +37,7 @@ class ImageEncoder(nn.Module):
         self.register_buffer("low", torch.tensor(low), persistent=False)
         self.register_buffer("range", torch.tensor(max(high - low, 1e-8)), persistent=False)
         with torch.no_grad():
-            self.num_features = self.convolutions(torch.zeros(1, channels, height, width)).shape[1]
+            self.num_features = int(self.convolutions(torch.zeros(1, channels, height, width)).shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, H, W, C) -> (N, F)."""
@@ -101,9 +101,9 @@ class ObservationEncoder(nn.Module):
     def __init__(self, space: gym.Space[Any], width: int) -> None:
         super().__init__()
         self.paths = list(leaf_spaces(space))
-        self.leaves = nn.ModuleList(leaf_encoder(leaf, path) for path, leaf in leaf_spaces(space).items())
-        joined = sum(int(encoder.num_features) for encoder in self.leaves)  # type: ignore[arg-type]
-        self.join = nn.Linear(joined, width)
+        encoders = [leaf_encoder(leaf, path) for path, leaf in leaf_spaces(space).items()]
+        self.leaves = nn.ModuleList(encoders)
+        self.join = nn.Linear(sum(encoder.num_features for encoder in encoders), width)
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
         """observation: path -> (N, ...), as `agents.spaces.leaf_arrays` names them. Returns (N, width)."""

@@ -127,7 +127,7 @@ class Learner:
             "learner/gradient_norm": float(gradient_norm),
             "learner/learning_rate": learning_rate,
             "learner/entropy_cost": entropy_cost,
-            "learner/skipped_updates": float(self.skipped_updates),
+            "learner/skipped_updates": self.skipped_updates,
         }
 
     def state(self) -> dict[str, Any]:

@@ -82,8 +82,8 @@ class Policy(nn.Module):
         """B rows of T entries at once: leaves (B, T, ...), last_action (B, T, ...), last_reward and reset (B, T)."""
         rows, length = reset.shape
         flat = {path: leaf.flatten(0, 1) for path, leaf in observation.items()}
-        x = self.embed(flat, last_action.flatten(0, 1), last_reward.flatten()).unflatten(0, (rows, length))
-        core = self.core(x, core_state, reset)
+        x = self.embed(flat, last_action.flatten(0, 1), last_reward.flatten())
+        core = self.core(x.view(rows, length, -1), core_state, reset)
         return PolicyOutput(*self.heads(core.y), core)
 
 

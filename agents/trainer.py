@@ -35,7 +35,7 @@ class ImpalaTrainer:
         torch.manual_seed(config.train.seed)
         env = envs.make(config.env.id, config.env.kwargs)
         self.observation_space, self.action_space = env.observation_space, env.action_space
-        env.close()
+        env.close()  # type: ignore[no-untyped-call]
         policy = make_policy(config, self.observation_space, self.action_space)
         self.learner = Learner(policy, config)
         self.actors = make_actors(config)
@@ -47,7 +47,7 @@ class ImpalaTrainer:
         return self.learner.update_count
 
     def update(self) -> dict[str, float]:
-        """One learner update on the next batch of unrolls; returns metrics by TensorBoard tag."""
+        """One learner update on the next batch of unrolls; returns metrics by TensorBoard tag, counts as int."""
         if self.published != self.update_count:
             self.actors.publish(weights_of(self.learner.policy), self.update_count)
             self.published = self.update_count
@@ -61,8 +61,8 @@ class ImpalaTrainer:
         return metrics | self._episode_metrics() | {
             "learner/policy_lag_mean": sum(lags) / len(lags),
             "learner/policy_lag_max": float(max(lags)),
-            "learner/dropped_unrolls": float(self.dropped_unrolls),
-            "actors/restarts": float(self.actors.restarts),
+            "learner/dropped_unrolls": self.dropped_unrolls,
+            "actors/restarts": self.actors.restarts,
         }
 
     def _gather(self) -> list[Unroll]:
@@ -82,7 +82,7 @@ class ImpalaTrainer:
         metrics = {
             "episode/return": sum(e.return_ for e in self.episodes) / len(self.episodes),
             "episode/length": sum(e.length for e in self.episodes) / len(self.episodes),
-            "episode/count": float(self.episode_count),
+            "episode/count": self.episode_count,
         }
         successes = [e.success for e in self.episodes if e.success is not None]
         if successes:

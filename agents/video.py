@@ -35,7 +35,7 @@ class FrameRecorder(gym.Wrapper[Any, Any, Any, Any]):
 
     def _keep(self) -> None:
         if self._resets == 1 and len(self.frames) < MAX_FRAMES:
-            frame = self.env.render()
+            frame: Any = self.env.render()
             if not isinstance(frame, np.ndarray):
                 raise ValueError(f"{self.env}: rendering to rgb_array gave no picture")
             self.frames.append(frame)

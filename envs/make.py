@@ -29,7 +29,7 @@ def make(
         one_hot_view = _minigrid_wrapper(env_id)
     try:
         # An environment that cannot be drawn need not have a render_mode to set.
-        rendering = {} if render_mode is None else {"render_mode": render_mode}
+        rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         env = gymnasium.make(env_id, disable_env_checker=True, **rendering, **(kwargs or {}))
     except UnregisteredEnv as error:
         raise EnvError(f"environment {env_id!r}: {error}{_suggestion(env_id)}") from None
