@@ -1,0 +1,374 @@
+"""Checkpoints that are either whole or not there.
+
+A checkpoint is a folder named by its step:
+
+    weights.safetensors   the weights
+    state.pt              everything else, written by torch.save and only ever read with weights_only=True
+    manifest.json         versions, step, fingerprint, and the size and SHA-256 of both files
+    manifest.sha256       the SHA-256 of manifest.json, in the format of sha256sum
+
+It is written beside its place, fsynced, read back, and then renamed. When it is read, every hash is compared before a
+parser sees a byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from reverie.errors import UserError
+
+FORMAT = 1
+WEIGHTS, STATE, MANIFEST, SEAL = "weights.safetensors", "state.pt", "manifest.json", "manifest.sha256"
+_MANIFEST_KEYS = {"format", "step", "fingerprint", "num_threads", "versions", "files"}
+_MAX_MANIFEST = 16 * 2**20
+_SPARE_BYTES = 2**20
+_NAME = re.compile(r"(\d{12})(?:-(\d{1,6}))?")
+_TEMPORARY = re.compile(r"\.tmp-.*-(\d+)")
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written or must not be used; the message names the file and the reason."""
+
+    exit_code = 1
+
+
+class IncompatibleError(CheckpointError):
+    """A whole checkpoint of another experiment or of a newer format."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds."""
+
+    path: Path
+    step: int
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+    fingerprint: dict[str, Any]
+    num_threads: int
+    """Threads of torch when it was written."""
+
+
+class Skipped(NamedTuple):
+    """A checkpoint that did not verify, and why."""
+
+    path: Path
+    reason: str
+
+
+def save(
+    root: Path,
+    step: int,
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write the checkpoint of `step` under `root`, then delete all but the newest `keep` that verify.
+
+    Returns its folder. Raises CheckpointError if it cannot be written or read back; nothing older is touched then.
+    """
+    if keep < 2:
+        raise ValueError(f"keep must be at least 2, got {keep}")
+    try:
+        contents = {WEIGHTS: _weights_bytes(weights), STATE: _state_bytes(state)}
+        contents |= _manifest(step, fingerprint, contents)
+        root.mkdir(parents=True, exist_ok=True)
+        remove_stale(root)
+        _check_space(root, sum(map(len, contents.values())))
+        folder = _publish(root, step, contents)
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch and safetensors raise their own kinds
+        raise CheckpointError(f"{root}: cannot save step {step}: {_reason(error)}") from error
+    _prune(root, folder, keep)
+    return folder
+
+
+def load(path: Path, fingerprint: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Read one checkpoint whose fingerprint must be the given one (None: any).
+
+    Raises CheckpointError if anything in it is damaged, IncompatibleError if it belongs to another experiment.
+    """
+    manifest = _read_manifest(path)
+    if fingerprint is not None:
+        differences = list(_differences(manifest["fingerprint"], _as_json(fingerprint)))
+        if differences:
+            raise IncompatibleError(
+                f"{path}: was written by another experiment:\n  " + "\n  ".join(differences)
+            )
+    contents = {name: _verified(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
+    with _parsing(path / WEIGHTS):
+        weights = safetensors.torch.load(contents[WEIGHTS])
+    with _parsing(path / STATE):
+        state = torch.load(io.BytesIO(contents[STATE]), map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"expected a dict, got {type(state).__name__}")
+    return Checkpoint(
+        path, manifest["step"], weights, state, manifest["fingerprint"], manifest["num_threads"]
+    )
+
+
+def newest(
+    root: Path, fingerprint: Mapping[str, Any] | None = None
+) -> tuple[Checkpoint | None, list[Skipped]]:
+    """The newest checkpoint under `root` that verifies, and the newer ones that do not.
+
+    Newest is by step, never by the clock. Returns (None, []) where there is no checkpoint. Raises CheckpointError if
+    there are some and none verifies, IncompatibleError if the newest whole one is another experiment's.
+    """
+    skipped: list[Skipped] = []
+    for folder in reversed(folders(root)):
+        try:
+            return load(folder, fingerprint), skipped
+        except IncompatibleError:
+            raise
+        except CheckpointError as error:
+            skipped.append(Skipped(folder, str(error)))
+    if skipped:
+        reasons = "\n  ".join(entry.reason for entry in skipped)
+        raise CheckpointError(f"{root}: no checkpoint verifies:\n  {reasons}")
+    return None, []
+
+
+def folders(root: Path) -> list[Path]:
+    """The checkpoints under `root`, oldest step first, verified or not."""
+    try:
+        names = os.listdir(root)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{root}: {_reason(error)}") from error
+    return [root / name for name in sorted((name for name in names if _NAME.fullmatch(name)), key=_order)]
+
+
+def remove_stale(root: Path) -> None:
+    """Delete what unfinished saves and deletions of this process and of dead ones left behind."""
+    for entry in root.iterdir() if root.is_dir() else ():
+        match = _TEMPORARY.fullmatch(entry.name)
+        if match and (int(match[1]) == os.getpid() or not _is_alive(int(match[1]))):
+            _delete(entry)
+
+
+def _order(name: str) -> tuple[int, int]:
+    match = _NAME.fullmatch(name)
+    assert match is not None
+    return int(match[1]), int(match[2] or 0)
+
+
+def _weights_bytes(weights: Mapping[str, Tensor]) -> bytes:
+    # Tied weights share storage, which safetensors refuses; copies are equal and load into either.
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
+    return safetensors.torch.save(plain)
+
+
+def _state_bytes(state: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def _manifest(step: int, fingerprint: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, bytes]:
+    body = {
+        "format": FORMAT,
+        "step": step,
+        "fingerprint": _as_json(fingerprint),
+        "num_threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "ray": _version("ray")},
+        "files": {name: {"size": len(raw), "sha256": _sha256(raw)} for name, raw in contents.items()},
+    }
+    text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False).encode()
+    return {MANIFEST: text, SEAL: f"{_sha256(text)}  {MANIFEST}\n".encode()}
+
+
+def _publish(root: Path, step: int, contents: Mapping[str, bytes]) -> Path:
+    temporary = root / f".tmp-{step}-{os.getpid()}"
+    temporary.mkdir()
+    try:
+        for name, raw in contents.items():
+            with (temporary / name).open("xb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync_folder(temporary)
+        load(temporary)
+        folder = _free_name(root, step)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(root)
+    return folder
+
+
+def _free_name(root: Path, step: int) -> Path:
+    """A folder for `step` that is not there yet: a damaged checkpoint of the same step stays beside the new one."""
+    folder, count = root / f"{step:012d}", 0
+    while os.path.lexists(folder):
+        count += 1
+        folder = root / f"{step:012d}-{count}"
+    return folder
+
+
+def _prune(root: Path, saved: Path, keep: int) -> None:
+    """Delete what is older than the newest `keep` whole checkpoints up to `saved`; a failure is only logged."""
+    older = [folder for folder in folders(root) if _order(folder.name) < _order(saved.name)]
+    whole = 1
+    for folder in reversed(older):
+        if whole < keep:
+            whole += _is_whole(folder)
+            continue
+        # Renamed first, so that a deletion cut short leaves no half of a checkpoint under a checkpoint's name.
+        doomed = root / f".tmp-{folder.name}-{os.getpid()}"
+        try:
+            os.replace(folder, doomed)
+        except OSError as error:
+            logger.warning("%s: cannot be deleted, kept for now: %s", folder, _reason(error))
+            continue
+        _delete(doomed)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        manifest = _read_manifest(path)
+        for name in (WEIGHTS, STATE):
+            _verified(path / name, manifest["files"][name])
+    except CheckpointError:
+        return False
+    return True
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if path.is_symlink() or not path.is_dir():
+        raise CheckpointError(f"{path}: is not a folder")
+    raw = _read(path / MANIFEST, _MAX_MANIFEST)
+    if _read(path / SEAL, 1024) != f"{_sha256(raw)}  {MANIFEST}\n".encode():
+        raise CheckpointError(f"{path / MANIFEST}: its SHA-256 is not the one in {SEAL}")
+    with _parsing(path / MANIFEST):
+        manifest = json.loads(raw)
+        version = manifest["format"]
+    if version != FORMAT:
+        raise IncompatibleError(f"{path}: has format version {version}; this program reads version {FORMAT}")
+    if set(manifest) != _MANIFEST_KEYS or set(manifest["files"]) != {WEIGHTS, STATE}:
+        raise CheckpointError(f"{path / MANIFEST}: does not have the fields of format version {FORMAT}")
+    return dict(manifest)
+
+
+def _verified(path: Path, expected: Mapping[str, Any]) -> bytes:
+    raw = _read(path, expected["size"])
+    if len(raw) != expected["size"]:
+        raise CheckpointError(f"{path}: has {len(raw)} bytes, the manifest says {expected['size']}")
+    if _sha256(raw) != expected["sha256"]:
+        raise CheckpointError(f"{path}: its SHA-256 is not the one in the manifest")
+    return raw
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes; links and pipes are refused without waiting on them."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise CheckpointError(f"{path}: is not a regular file")
+            if status.st_size > limit:
+                raise CheckpointError(f"{path}: has {status.st_size} bytes, at most {limit} expected")
+            return file.read()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # torch.load and safetensors fail with a dozen kinds
+        raise CheckpointError(f"{path}: cannot be read: {_reason(error)}") from error
+
+
+def _differences(saved: Any, wanted: Any, path: str = "") -> Iterator[str]:
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        for key in sorted({*saved, *wanted}):
+            here = f"{path}.{key}" if path else key
+            if key not in saved or key not in wanted:
+                side = "this experiment" if key not in saved else "the checkpoint"
+                yield f"{here}: only in {side}"
+            else:
+                yield from _differences(saved[key], wanted[key], here)
+    elif saved != wanted or type(saved) is not type(wanted):
+        yield f"{path}: the checkpoint has {saved!r}, this experiment {wanted!r}"
+
+
+def _check_space(root: Path, size: int) -> None:
+    free = shutil.disk_usage(root).free
+    if free < size + _SPARE_BYTES:
+        raise CheckpointError(
+            f"{root}: no space for a checkpoint of {size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free"
+        )
+
+
+def _delete(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        logger.warning("%s: cannot be deleted, tried again at the next save: %s", path, _reason(error))
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _as_json(data: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(dict(data), allow_nan=False))
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _reason(error: BaseException) -> str:
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error).split("\n", 1)[0]
+    return text or type(error).__name__

@@ -1,0 +1,249 @@
+"""The command line: train, evaluate, report, list."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from reverie.errors import UserError
+
+EPILOG = """\
+exit codes:
+  0    done
+  1    the run failed, or its last checkpoint could not be saved
+  2    a mistake in the input: configuration, run folder, environment, arguments
+  130  stopped by SIGINT, after saving
+  143  stopped by SIGTERM, after saving
+"""
+OUR_PACKAGES = ("memory_cores", "envs", "agents")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse gives up on key=value words that follow an option; they are collected here.
+    if rest and (arguments.command != "train" or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        check_packages()
+        match arguments.command:
+            case "train":
+                return train(
+                    arguments.config, [*arguments.overrides, *rest], arguments.resume, arguments.overwrite
+                )
+            case "evaluate":
+                return evaluate(arguments)
+            case "report":
+                return report(arguments.runs, arguments.output)
+            case _:
+                return list_names(arguments.what)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        envs = sys.modules.get("envs")
+        if envs is None or not isinstance(error, envs.EnvError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: bool) -> int:
+    """Train the experiment of a configuration in its run folder."""
+    from reverie.config import load_experiment
+
+    config = load_experiment(find_config(config_name), overrides)
+
+    import torch
+
+    from reverie.run_folder import open_run
+
+    with open_run(config, resume=resume, overwrite=overwrite) as folder:
+        torch.set_num_threads(config.train.num_threads)
+        import agents
+        from reverie import train as training
+
+        with contextlib.closing(agents.make_trainer(config)) as trainer:
+            print(f"training {config.core.name} on {config.env.id} in {folder}", file=sys.stderr)
+            return training.run(config, trainer, folder, resume)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Play episodes with the newest checkpoint of a run and print what came of them."""
+    from reverie.config import load_experiment
+
+    run: Path = arguments.run
+    config = load_experiment(run / "config.yaml")
+    _refuse_unasked_import(config.env.id, run, arguments.allow_import)
+
+    import torch
+
+    from reverie import checkpoint
+    from reverie.run_folder import CHECKPOINTS, RunFolderError
+
+    found, skipped = checkpoint.newest(run / CHECKPOINTS)
+    for entry in skipped:
+        logging.getLogger(__name__).warning("skipped a checkpoint: %s", entry.reason)
+    if found is None:
+        raise RunFolderError(f"{run}: holds no checkpoint to evaluate")
+    torch.set_num_threads(config.train.num_threads)
+    import agents
+
+    result = agents.evaluate(
+        config, found.weights, arguments.episodes, arguments.seed, arguments.greedy, arguments.video
+    )
+    if arguments.json:
+        print(json.dumps({"run": str(run), "step": found.step, **dataclasses.asdict(result)}))
+        return 0
+    low, high = result.return_interval
+    print(f"{run} at step {found.step:,}, {result.episodes} episodes from seed {result.seed}")
+    print(f"  mean return   {result.mean_return:.4g}  (95 % interval {low:.4g} to {high:.4g})")
+    if result.success_rate is not None:
+        print(f"  success rate  {result.success_rate:.1%}")
+    print(f"  mean length   {result.mean_length:.4g} steps")
+    return 0
+
+
+def report(runs: Sequence[Path], output: Path) -> int:
+    """Draw the learning curves of runs and print their final values."""
+    from reverie.report import draw, read_runs, table
+
+    groups = read_runs(runs)
+    draw(groups, output)
+    print(table(groups))
+    print(f"curves drawn to {output}")
+    return 0
+
+
+def list_names(what: str) -> int:
+    """Print the memory cores, environments or configurations there are."""
+    if what == "cores":
+        import memory_cores
+
+        for name in memory_cores.names():
+            print(f"{name:<20} {memory_cores.describe(name)}")
+            for option, parameter in memory_cores.options(name).items():
+                print(f"    {option} = {parameter.default!r}")
+    elif what == "envs":
+        import envs
+
+        print("\n".join(envs.names()))
+    else:
+        print("\n".join(shipped_configs()))
+    return 0
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that come with the program, by the name that `train` takes."""
+    package = Path(__file__).resolve().parent
+    for root in (package / "configs", package.parent / "configs"):
+        if root.is_dir():
+            return {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+    return {}
+
+
+def find_config(name: str) -> Path:
+    """The file a user means: a path, or else the name of a shipped configuration."""
+    shipped = shipped_configs()
+    return Path(name) if Path(name).exists() else shipped.get(name, shipped.get(f"{name}.yaml", Path(name)))
+
+
+def check_packages() -> None:
+    """Refuse to run with another distribution's `agents` or `envs`; other projects use these names too."""
+    home = Path(__file__).resolve().parent.parent
+    for name in OUR_PACKAGES:
+        spec = importlib.util.find_spec(name)
+        place = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        if place is None or place.parent.parent != home:
+            raise UserError(
+                f"the package {name!r} is found at {place}, not beside reverie in {home}: another project's package "
+                f"of that name is in the way; install reverie in an environment of its own"
+            )
+
+
+def _refuse_unasked_import(env_id: str, run: Path, allowed: str | None) -> None:
+    """A run folder may come from anywhere, so the code it names is imported only when the user names it too."""
+    from reverie.run_folder import RunFolderError
+
+    module, colon, _ = env_id.partition(":")
+    if colon and module != allowed:
+        raise RunFolderError(
+            f"{run}: its environment {env_id!r} imports the module {module!r}; "
+            f"if you trust that code, add --import {module}"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="reverie",
+        description="Train agents that remember.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"reverie {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("train", help="train the experiment of a configuration", allow_abbrev=False)
+    command.add_argument(
+        "config", metavar="CONFIG", help="a YAML file, or a name from `reverie list configs`"
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=64")
+    mode = command.add_mutually_exclusive_group()
+    mode.add_argument("--resume", action="store_true", help="continue the run in the run folder")
+    mode.add_argument("--overwrite", action="store_true", help="delete the run in the run folder first")
+
+    command = commands.add_parser("evaluate", help="play episodes with a trained agent", allow_abbrev=False)
+    command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    command.add_argument(
+        "--episodes", type=_positive, default=100, help="episodes to play (default %(default)s)"
+    )
+    command.add_argument("--seed", type=_seed, default=0, help="seed of the episodes (default %(default)s)")
+    command.add_argument("--greedy", action="store_true", help="take the likeliest action, do not sample")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--video", type=Path, metavar="FILE", help="write a video of the first episode")
+    command.add_argument(
+        "--import", dest="allow_import", metavar="MODULE", help="a module the run's environment may import"
+    )
+
+    command = commands.add_parser("report", help="draw learning curves of runs", allow_abbrev=False)
+    command.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run folder")
+    command.add_argument(
+        "--output", metavar="PNG", type=Path, default=Path("report.png"), help="default %(default)s"
+    )
+
+    command = commands.add_parser("list", help="list what there is", allow_abbrev=False)
+    command.add_argument("what", choices=("cores", "envs", "configs"))
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 1 <= int(text) <= 10**9):
+        raise argparse.ArgumentTypeError(f"expected an integer from 1 to 1000000000, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to {2**31 - 1}, got {text!r}")
+    return int(text)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("reverie")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,142 @@
+"""Whether a memory core can be built from its options and fits the machine, without allocating it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import nn
+from torch.nn.modules import module as nn_module
+
+import memory_cores
+from agents.config import CoreConfig, ExperimentConfig
+from memory_cores.core import MemoryCore
+from reverie.config import did_you_mean, expected, got, number_hint
+
+MAX_MODULES = 5_000
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+def check_core(
+    section: Mapping[str, Any], config: ExperimentConfig | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The core's options in the types it declares, and what is wrong with the `core` section.
+
+    With `config`, the parts of the experiment that depend on the core are checked too: the unroll length against
+    the core's period, and the memory a learner needs against the machine's.
+    """
+    name = section["name"]
+    if name not in memory_cores.names():
+        hint = did_you_mean(name, memory_cores.names())
+        return {}, [f"core.name: no memory core is called {name!r}; {hint}"]
+    given = {key: value for key, value in section.items() if key not in ("name", "d_model")}
+    options, problems = _typed_options(name, given)
+    d_model = section.get("d_model", CoreConfig.d_model)
+    if problems or isinstance(d_model, bool) or not isinstance(d_model, int) or not 1 <= d_model <= 2**20:
+        return options, problems
+    try:
+        with torch.device("meta"), _bounded_size():
+            core = memory_cores.build(name, d_model=d_model, **options)
+            state = core.initial_state(1)
+    except ValueError as error:
+        return options, [_core_path(line, options) for line in str(error).splitlines() if line.strip()]
+    except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
+        return options, [f"core: cannot be built with these options: {error}"]
+    if config is not None:
+        problems = _period_problems(core, config) + _size_problems(core, state, config)
+    return options, problems
+
+
+def machine_memory() -> int:
+    """Bytes of physical memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _typed_options(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    known = {key: value for key, value in memory_cores.options(name).items() if key != "d_model"}
+    options: dict[str, Any] = {}
+    problems = []
+    for key, value in given.items():
+        if key not in known:
+            problems.append(f"core.{key}: {name} has no such option; {did_you_mean(key, known)}")
+            continue
+        annotation = known[key].annotation
+        try:
+            options[key] = TypeAdapter(annotation, config=_STRICT).validate_json(json.dumps(value))
+        except ValidationError:
+            hint = number_hint(value, annotation)
+            problems.append(f"core.{key}: expected {expected(annotation)}, {got(value)}{hint}")
+    return options, problems
+
+
+def _core_path(line: str, options: Mapping[str, Any]) -> str:
+    word = line.split(maxsplit=1)[0].rstrip(":")
+    return f"core.{line}" if word in options or word == "d_model" else f"core: {line}"
+
+
+@contextlib.contextmanager
+def _bounded_size() -> Iterator[None]:
+    """Stop a core under construction that has more layers or parameters than could ever be trained here."""
+    limit = machine_memory()
+    modules = parameter_bytes = 0
+
+    def count_module(parent: nn.Module, name: str, child: nn.Module | None) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > MAX_MODULES:
+            raise ValueError(f"more than {MAX_MODULES} modules; lower the number of layers")
+
+    def count_parameter(parent: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal parameter_bytes
+        parameter_bytes += parameter.nbytes if parameter is not None else 0
+        if parameter_bytes > limit:
+            raise ValueError(
+                f"the parameters alone need more than this machine's memory of {limit / 2**30:.1f} GiB"
+            )
+
+    hooks = [
+        nn_module.register_module_module_registration_hook(count_module),
+        nn_module.register_module_parameter_registration_hook(count_parameter),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _period_problems(core: MemoryCore, config: ExperimentConfig) -> list[str]:
+    if config.agent.unroll_length % core.period == 0:
+        return []
+    return [
+        f"agent.unroll_length: expected a multiple of {core.period}, the period of the {config.core.name} "
+        f"core, got {config.agent.unroll_length}"
+    ]
+
+
+def _size_problems(
+    core: MemoryCore, state: Mapping[str, torch.Tensor], config: ExperimentConfig
+) -> list[str]:
+    """What the learner holds at least, so that a refusal is never wrong."""
+    agent = config.agent
+    parameters = sum(parameter.nbytes for parameter in core.parameters())
+    moments = 2 if agent.optimizer == "adam" else 1
+    parts = {
+        "parameters with gradients and optimiser": parameters * (2 + moments),
+        "core state of a batch": sum(tensor.nbytes for tensor in state.values()) * agent.batch_size,
+        "one layer's activations": (agent.unroll_length + 1) * agent.batch_size * config.core.d_model * 4,
+    }
+    needed, available = sum(parts.values()), machine_memory()
+    if needed <= available:
+        return []
+    listing = ", ".join(f"{what} {size / 2**30:.1f} GiB" for what, size in parts.items())
+    return [
+        f"core: the run needs at least {needed / 2**30:.1f} GiB ({listing}), this machine has "
+        f"{available / 2**30:.1f} GiB; lower core.d_model, the core's memory, "
+        "agent.batch_size or agent.unroll_length"
+    ]

@@ -1,0 +1,88 @@
+"""Scalars of a run, written twice: TensorBoard events and one JSON object a line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from reverie.metrics_file import append_row, drop_rows_after
+from reverie.run_folder import EVENTS, METRICS
+
+
+@dataclass
+class Window:
+    """Metrics of the updates since the last row: floats are averaged, ints are counts whose latest value stands."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        for tag, value in metrics.items():
+            if isinstance(value, int):
+                self.counts[tag] = int(value)
+            else:
+                self.sums[tag] = self.sums.get(tag, 0.0) + float(value)
+                self.weights[tag] = self.weights.get(tag, 0) + 1
+
+    def row(self) -> dict[str, float]:
+        """The row of metrics; the window is empty afterwards."""
+        means = {tag: total / self.weights[tag] for tag, total in self.sums.items()}
+        row = means | {tag: float(count) for tag, count in self.counts.items()}
+        self.sums, self.weights, self.counts = {}, {}, {}
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """Plain data for a checkpoint, so that a resumed run logs the same rows."""
+        return {"sums": dict(self.sums), "weights": dict(self.weights), "counts": dict(self.counts)}
+
+
+class MetricWriter:
+    """Appends rows to `metrics.jsonl` and to an event file; a failure to write is reported and never raised."""
+
+    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
+        """Open the files of a run folder; with `resume_step`, rows after it are dropped first."""
+        self._path = folder / METRICS
+        self._failing: set[str] = set()
+        self._events: SummaryWriter | None = None
+        if resume_step is not None:
+            with self._reported("metrics.jsonl"):
+                drop_rows_after(self._path, resume_step)
+        with self._reported("the event file"):
+            purge = None if resume_step is None else resume_step + 1
+            self._events = SummaryWriter(str(folder / EVENTS), purge_step=purge)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one row of scalars at `step`."""
+        now = time.time()
+        values = {tag: float(value) for tag, value in metrics.items()}
+        with self._reported("metrics.jsonl"):
+            append_row(self._path, step, now, values)
+        with self._reported("the event file"):
+            if self._events is not None:
+                for tag, value in values.items():
+                    self._events.add_scalar(tag, value, step, walltime=now)
+                self._events.flush()
+
+    def close(self) -> None:
+        with self._reported("the event file"):
+            if self._events is not None:
+                self._events.close()
+
+    @contextlib.contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a full disk raises through TensorBoard's thread in several forms
+            if what not in self._failing:
+                self._failing.add(what)
+                print(f"warning: cannot write {what}: {error}; training goes on", file=sys.stderr)
+        else:
+            self._failing.discard(what)

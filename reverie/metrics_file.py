@@ -1,0 +1,56 @@
+"""`metrics.jsonl`: one JSON object a line, with the step, the time and the scalars of one row."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def append_row(path: Path, step: int, now: float, values: Mapping[str, float]) -> None:
+    """Append one row; if it cannot be written whole, it is taken back and OSError raised."""
+    # JSON has no NaN or infinity; null marks a value that was there and was not finite.
+    finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
+    line = json.dumps({"step": step, "time": now, **finite}, allow_nan=False) + "\n"
+    end = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError:
+        if path.exists():
+            os.truncate(path, end)
+        raise
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file; lines that are not whole rows (a write cut short) are passed over."""
+    with path.open("rb") as file:
+        return [row for row in map(_parse, file) if row is not None]
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Rewrite the file, if there is one, without rows after `step` and without broken lines."""
+    if not path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.tmp")
+    with path.open("rb") as source, temporary.open("wb") as target:
+        for line in source:
+            row = _parse(line)
+            if row is not None and row["step"] <= step:
+                target.write(line)
+        target.flush()
+        os.fsync(target.fileno())
+    os.replace(temporary, path)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

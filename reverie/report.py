@@ -1,0 +1,216 @@
+"""Learning curves of several runs in one figure: runs that differ only in their seed share one curve."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
+from numpy.typing import NDArray
+
+from reverie import yaml_loader
+from reverie.errors import UserError
+from reverie.metrics_file import read_rows
+from reverie.run_folder import CONFIG, METRICS, flatten
+
+CURVES = {"episode/return": "mean episode return", "episode/success": "success rate"}
+"""The metrics drawn, where a run has them, with their axis labels."""
+NUM_BINS = 100
+FINAL_FRACTION = 0.1
+"""The part of a run, at its end, over which a final value is averaged."""
+_SAME_EXPERIMENT = ("train.seed", "run.name", "run.root")
+# Okabe and Ito's palette, told apart by colour-blind readers; black comes last, yellow is left out as too pale.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_DASHES = ("-", "--", ":", "-.")
+
+Array = NDArray[np.float64]
+
+
+class ReportError(UserError):
+    """Runs that cannot be drawn; the message names the run and says why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The configuration of one run and its curves: for each tag the steps and the values, in order of steps."""
+
+    path: Path
+    config: dict[str, Any]
+    curves: dict[str, tuple[Array, Array]]
+
+    @property
+    def last_step(self) -> float:
+        return max(steps[-1] for steps, _ in self.curves.values())
+
+    def final(self, tag: str) -> float:
+        """The mean of a curve over the last part of its run."""
+        steps, values = self.curves[tag]
+        return float(
+            values[steps >= self.last_step * (1 - FINAL_FRACTION)].mean() if len(steps) else math.nan
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one experiment, seeds apart."""
+
+    label: str
+    runs: list[Run]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Group]:
+    """The runs grouped by their configuration without seed and name, labelled by core and what else differs."""
+    by_config: dict[str, list[Run]] = {}
+    for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
+        run = _read_run(folder)
+        shared = {key: value for key, value in run.config.items() if key not in _SAME_EXPERIMENT}
+        by_config.setdefault(json.dumps(shared, sort_keys=True, default=str), []).append(run)
+    groups = list(by_config.values())
+    return [Group(label, runs) for label, runs in zip(_labels(groups), groups, strict=True)]
+
+
+def draw(groups: Sequence[Group], output: Path) -> None:
+    """Write the PNG with one panel a metric and one line a group: the mean over its seeds, and their range.
+
+    Raises ReportError if the file cannot be written.
+    """
+    tags = [tag for tag in CURVES if any(tag in run.curves for group in groups for run in group.runs)]
+    figure = Figure(figsize=(6.4 * len(tags), 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(1, len(tags), column + 1) for column in range(len(tags))]
+    for panel, tag in zip(axes, tags, strict=True):
+        for index, group in enumerate(groups):
+            _draw_group(panel, tag, group, index)
+        _dress(panel, tag)
+    handles, labels = axes[0].get_legend_handles_labels()
+    spread = any(len(group.runs) > 1 for group in groups)
+    title = "mean over seeds; band: lowest to highest seed" if spread else None
+    columns = 1 if max(map(len, labels)) > 40 else min(len(labels), 2 * len(tags))
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        title=title,
+        title_fontsize=9,
+    )
+    try:
+        figure.savefig(output, format="png")
+    except OSError as error:
+        raise ReportError(f"{output}: cannot be written: {error.strerror or error}") from error
+
+
+def table(groups: Sequence[Group]) -> str:
+    """Runs, steps and final values of each group as text; a final value is `mean [lowest, highest]` over seeds."""
+    tags = [tag for tag in CURVES if any(tag in run.curves for group in groups for run in group.runs)]
+    rows = [["experiment", "runs", "steps", *(f"final {tag}" for tag in tags)]]
+    for group in groups:
+        steps = [run.last_step for run in group.runs]
+        span = f"{min(steps):,.0f}" if min(steps) == max(steps) else f"{min(steps):,.0f} to {max(steps):,.0f}"
+        rows.append([group.label, str(len(group.runs)), span, *(_final(group, tag) for tag in tags)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def bins(steps: Array, values: Array, edges: Array) -> Array:
+    """The means of the values between consecutive edges; empty bins inside a curve are interpolated, outside NaN."""
+    index = np.clip(np.searchsorted(edges, steps, side="left") - 1, 0, len(edges) - 2)
+    counts = np.bincount(index, minlength=len(edges) - 1)
+    sums = np.bincount(index, weights=values, minlength=len(edges) - 1)
+    filled = np.flatnonzero(counts)
+    means = sums[filled] / counts[filled]
+    return np.interp(np.arange(len(counts)), filled, means, left=math.nan, right=math.nan)
+
+
+def _read_run(folder: Path) -> Run:
+    try:
+        config = yaml_loader.read(folder / CONFIG).value
+        rows = read_rows(folder / METRICS)
+    except yaml_loader.YamlError as error:
+        raise ReportError(f"{folder / CONFIG}: {error}") from error
+    except OSError as error:
+        raise ReportError(f"{folder / METRICS}: cannot be read: {error.strerror or error}") from error
+    if not isinstance(config, dict):
+        raise ReportError(f"{folder / CONFIG}: is not a configuration")
+    curves = {}
+    for tag in CURVES:
+        points = sorted((row["step"], row[tag]) for row in rows if isinstance(row.get(tag), int | float))
+        if points:
+            steps, values = np.array(points, dtype=np.float64).T
+            curves[tag] = (steps, values)
+    if not curves:
+        raise ReportError(f"{folder / METRICS}: has no row with {' or '.join(CURVES)} yet")
+    return Run(folder, flatten(config), curves)
+
+
+def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+    configs = [runs[0].config for runs in groups]
+    keys = list(dict.fromkeys(key for config in configs for key in config))
+    differing = [
+        key
+        for key in keys
+        if key not in (*_SAME_EXPERIMENT, "core.name")
+        and len({repr(config.get(key)) for config in configs}) > 1
+    ]
+    labels = []
+    for config in configs:
+        # An option only another core has says nothing about this one.
+        settings = [f"{key.rpartition('.')[2]} {config[key]}" for key in differing if key in config]
+        labels.append(", ".join([str(config.get("core.name", "?")), *settings]))
+    return labels
+
+
+def _draw_group(panel: Axes, tag: str, group: Group, index: int) -> None:
+    curves = [run.curves[tag] for run in group.runs if tag in run.curves]
+    if not curves:
+        return
+    edges = np.linspace(0.0, max(steps[-1] for steps, _ in curves), NUM_BINS + 1)
+    binned = np.stack([bins(steps, values, edges) for steps, values in curves])
+    shown = np.isfinite(binned).all(axis=0)  # a mean over fewer seeds would jump where a seed ends
+    centres = (edges[1:] + edges[:-1])[shown] / 2
+    colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
+    count = f" ({len(curves)} seeds)" if len(curves) > 1 else ""
+    panel.plot(
+        centres,
+        binned[:, shown].mean(axis=0),
+        color=colour,
+        linestyle=dash,
+        linewidth=1.8,
+        label=group.label + count,
+    )
+    if len(curves) > 1:
+        low, high = binned[:, shown].min(axis=0), binned[:, shown].max(axis=0)
+        panel.fill_between(centres, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _dress(panel: Axes, tag: str) -> None:
+    panel.set_xlabel("environment steps")
+    panel.set_ylabel(CURVES[tag])
+    panel.set_xlim(left=0)
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if tag == "episode/success":
+        panel.set_ylim(-0.02, 1.02)
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+    panel.grid(color="0.9", linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _final(group: Group, tag: str) -> str:
+    finals = [run.final(tag) for run in group.runs if tag in run.curves]
+    if not finals:
+        return "-"
+    mean = f"{sum(finals) / len(finals):.3g}"
+    return mean if len(finals) == 1 else f"{mean} [{min(finals):.3g}, {max(finals):.3g}]"

@@ -1,0 +1,108 @@
+"""Reports: seeds of one experiment share a curve, the figure is a real picture, broken rows do no harm."""
+
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reverie.cli import main
+from reverie.report import bins, read_runs, table
+
+
+def write_run(root, name, seed, core, slope, success=True, steps=200_000, **options):
+    folder = root / name
+    folder.mkdir()
+    generator = np.random.default_rng(seed)
+    text = "".join(f"  {key}: {value}\n" for key, value in options.items())
+    (folder / "config.yaml").write_text(
+        f"env: {{id: reverie/TMaze-v0}}\ncore:\n  name: {core}\n{text}train: {{seed: {seed}}}\nrun: {{name: {name}}}\n"
+    )
+    with (folder / "metrics.jsonl").open("w") as file:
+        for step in range(1000, steps + 1, 1000):
+            value = 1 - math.exp(-slope * step / steps) + generator.normal(0, 0.05)
+            row = {"step": step, "time": 0.0, "episode/return": value, "loss/total": None}
+            if success:
+                row["episode/success"] = min(max(value, 0.0), 1.0)
+            file.write(json.dumps(row) + "\n")
+        file.write('{"step": 5, "episode/ret')
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [
+        *(write_run(tmp_path, f"a{seed}", seed, "lstm", 2 + seed / 3) for seed in range(3)),
+        *(
+            write_run(tmp_path, f"b{seed}", seed, "transformer_xl", 6 + seed, memory_length=64)
+            for seed in range(3)
+        ),
+        write_run(tmp_path, "c", 0, "transformer_xl", 4, memory_length=16, success=False, steps=150_000),
+    ]
+
+
+def test_runs_that_differ_only_in_seed_and_name_form_a_group(runs):
+    groups = read_runs([*runs, runs[0]])
+    assert [(group.label, len(group.runs)) for group in groups] == [
+        ("lstm", 3),
+        ("transformer_xl, memory_length 64", 3),
+        ("transformer_xl, memory_length 16", 1),
+    ]
+    lines = table(groups).splitlines()
+    assert lines[0].split()[:3] == ["experiment", "runs", "steps"]
+    assert "150,000" in lines[3]
+    assert lines[3].endswith("-")
+    assert "[" in lines[1]
+
+
+def test_the_report_is_a_picture_and_a_table(runs, tmp_path, capsys):
+    output = tmp_path / "curves.png"
+    assert main(["report", *map(str, runs), "--output", str(output)]) == 0
+    raw = output.read_bytes()
+    assert raw[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", raw[16:24])
+    assert 1000 < width < 4000
+    assert 400 < height < 2000
+    assert len(raw) > 20_000
+    assert "transformer_xl, memory_length 64" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["absent", "no metrics", "no rows", "broken config", "unwritable output"])
+def test_what_cannot_be_drawn_is_one_message(runs, tmp_path, capsys, fault):
+    output = tmp_path / "x.png"
+    if fault == "absent":
+        runs.append(tmp_path / "absent")
+    elif fault == "no metrics":
+        (runs[0] / "metrics.jsonl").unlink()
+    elif fault == "no rows":
+        (runs[0] / "metrics.jsonl").write_bytes(
+            b'{"step": 1}\n[]\n\xff\n{"step": "x", "episode/return": 1}\n'
+        )
+    elif fault == "broken config":
+        (runs[0] / "config.yaml").write_text("- a")
+    else:
+        output = tmp_path / "no" / "x.png"
+    assert main(["report", *map(str, runs), "--output", str(output)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert str(output if fault == "unwritable output" else runs[-1 if fault == "absent" else 0]) in message
+    assert not output.exists()
+
+
+@given(st.lists(st.tuples(st.integers(1, 1000), st.floats(-5, 5)), min_size=1), st.integers(1, 20))
+def test_binned_values_stay_within_those_of_the_curve_and_span_it(points, count):
+    steps, values = np.array(sorted(points), dtype=float).T
+    binned = bins(steps, values, np.linspace(0, steps[-1], count + 1))
+    finite = binned[np.isfinite(binned)]
+    assert len(binned) == count
+    assert np.isfinite(binned[-1])
+    assert finite.min() >= values.min() - 1e-9
+    assert finite.max() <= values.max() + 1e-9
+
+
+def test_a_bin_is_the_mean_of_what_falls_in_it():
+    binned = bins(np.array([1.0, 2.0, 9.0]), np.array([1.0, 3.0, 5.0]), np.array([0.0, 3.0, 6.0, 10.0]))
+    assert binned.tolist() == [2.0, 3.5, 5.0]
