@@ -1,4 +1,4 @@
-"""Multi-head attention of a call's steps over remembered steps and themselves, with relative or rotary positions."""
+"""Multi-head attention over remembered steps and a call's own, with relative or rotary positions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class MemoryAttention(nn.Module):
         return x.view(*x.shape[:-1], -1, self.head_width).transpose(-3, -2)
 
     def project(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, T, D / H) of x (B, T, D); keys and values (B, H, M + T, D / H) of memory (B, M, D) and x."""
+        """Queries (B, H, T, D / H) of x (B, T, D), keys and values (B, H, M + T, D / H) of memory and x."""
         query, key, value = self.qkv(x).chunk(3, dim=-1)
         memory_key, memory_value = self.project_memory(memory)
         key = torch.cat([memory_key, key], dim=1)
@@ -83,7 +83,7 @@ class RelativeAttention(MemoryAttention):
     def forward(
         self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RelativePositions
     ) -> Tensor:
-        """x (B, T, D) attends to memory (B, M, D) and to itself where the blocks' masks allow -> (B, T, D)."""
+        """x (B, T, D) attends to memory (B, M, D) and itself where the blocks' masks allow -> (B, T, D)."""
         query, key, value = self.project(x, memory)
         distances = self.heads(self.position(self.dropout(positions.table)))  # (H, K + 1, D / H)
         content_query = (query + positions.content_bias) * self.scale
@@ -105,7 +105,7 @@ class RotaryAttention(MemoryAttention):
     def forward(
         self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RotaryPositions
     ) -> Tensor:
-        """x (B, T, D) attends to memory (B, M, D) and to itself where the blocks' masks allow -> (B, T, D)."""
+        """x (B, T, D) attends to memory (B, M, D) and itself where the blocks' masks allow -> (B, T, D)."""
         query, key, value = self.project(x, memory)
         cosine, sine = positions
         query = rotate(query, cosine[-x.shape[1] :], sine[-x.shape[1] :])

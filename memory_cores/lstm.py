@@ -13,8 +13,9 @@ from memory_cores.validation import at_least, check_call, check_state, check_ste
 class LSTM(MemoryCore):
     """LSTM layers; a whole call is one call of torch.nn.LSTM, with or without resets in it.
 
-    State: h and c, each (B, L, D). The forget gates start with a bias of 1, or, given `max_dependency`, gates start for
-    dependencies of up to that many steps (chrono initialisation; Tallec & Ollivier, 1804.11188, equation 16).
+    State: h and c, each (B, L, D). The forget gates start with a bias of 1, or, given `max_dependency`, gates
+    start for dependencies of up to that many steps (chrono initialisation; Tallec & Ollivier, 1804.11188,
+    equation 16).
     """
 
     def __init__(self, *, d_model: int, num_layers: int = 1, max_dependency: int | None = None) -> None:
@@ -67,7 +68,8 @@ def gate_biases(lstm: nn.LSTM, layer: int) -> tuple[Tensor, Tensor]:
 
 
 class LSTMStream(Stream):
-    """Steps an `LSTM` core with one fused product [x, h] W a layer, in the parameters' dtype also under autocast.
+    """Steps an `LSTM` core with one fused product [x, h] W a layer, in the parameters' dtype also under
+    autocast.
 
     Gates are reordered to i, f, o, g, so that one sigmoid serves three of them.
     """

@@ -1,4 +1,4 @@
-"""Transformer-XL (Dai et al., 1901.02860), with the gates of GTrXL (Parisotto et al., 1910.06764) by default."""
+"""Transformer-XL (Dai et al., 1901.02860), gated as GTrXL (Parisotto et al., 1910.06764) by default."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from memory_cores.validation import at_least, check_call, one_of, probability, r
 
 
 class TransformerXL(MemoryCore):
-    """Transformer-XL: attention to a memory of each layer's past inputs; gated (GTrXL) unless norm says otherwise.
+    """Transformer-XL: attention to a memory of each layer's past inputs; gated (GTrXL) by default.
 
-    State: memory (B, L, C, D), the last C = memory_length + granularity - 1 inputs of each layer, newest last, zeros
-    where unused; age (B,) int64, the slots in use; phase (B,) int64, steps seen modulo granularity. Parameters do not
-    depend on memory_length or granularity, so both may differ between training and evaluation.
+    State: memory (B, L, C, D), the last C = memory_length + granularity - 1 inputs of each layer, newest
+    last, zeros where unused; age (B,) int64, the slots in use; phase (B,) int64, steps seen modulo
+    granularity. Parameters do not depend on memory_length or granularity, so both may differ between training
+    and evaluation.
     """
 
     def __init__(

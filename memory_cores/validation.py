@@ -1,4 +1,4 @@
-"""Checks of a core's options and of the tensors of a call, each failing with one message that names what is wrong."""
+"""Checks of a core's options and of the tensors of a call; each error names what is wrong."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The seven laws of a memory core, run on every registered core.
 
-A law is a function of a core and a drawn `Case` and fails by AssertionError, so it can also be run on cores that are
-not registered. A new core gets all laws by being registered; give it a line in OPTIONS for each option that changes
-its computation. `pytest --hypothesis-profile=thorough` draws 200 cases for each.
+A law is a function of a core and a drawn `Case` and fails by AssertionError, so it can also be run on cores
+that are not registered. A new core gets all laws by being registered; give it a line in OPTIONS for each
+option that changes its computation. `pytest --hypothesis-profile=thorough` draws 200 cases for each.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
         )
     ],
 }
-TOLERANCE = {torch.float32: {"rtol": 1e-3, "atol": 1e-3}, torch.float64: {"rtol": 1e-7, "atol": 1e-9}}
+TOLERANCE = {
+    torch.float32: {"rtol": 1e-3, "atol": 1e-3},
+    torch.float64: {"rtol": 1e-7, "atol": 1e-9},
+}
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def causality(core: MemoryCore, case: Case) -> None:
 
 @torch.no_grad()
 def reset_isolation(core: MemoryCore, case: Case) -> None:
-    """Law 4: nothing before a reset changes what comes at or after it; a reset at phase 0 is a fresh start."""
+    """Law 4: nothing before a reset changes what comes from it on; a reset at phase 0 is a fresh start."""
     x, reset = inputs(core, case, case.steps)
     other_x, other_reset = inputs(core, case, case.steps, salt=2)
     at = case.seed % case.steps
@@ -214,7 +217,7 @@ def bounded_state(core: MemoryCore, case: Case) -> None:
 
 
 def gradients(core: MemoryCore, case: Case) -> None:
-    """Law 7: gradients are finite, however empty or uniform the memory, and none flows into the incoming state."""
+    """Law 7: gradients are finite, however empty or uniform the memory, and none enters the state."""
     x, reset = inputs(core, case, case.steps)
     situations = {
         "as drawn": (x, past_state(core, case), reset),

@@ -1,4 +1,4 @@
-"""The laws must catch the faults they are for: a sound core passes them all, and each broken copy fails its law."""
+"""The laws must catch what they are for: a sound core passes all, each broken copy fails its law."""
 
 from __future__ import annotations
 
