@@ -1,0 +1,21 @@
+"""Environments by their Gymnasium id, the synchronous vector of them, and our own memory tasks."""
+
+from envs.errors import EnvError, EnvFault
+from envs.make import make
+from envs.registration import names, register
+from envs.spaces import check_spaces
+from envs.vector import Entry, EnvVector, EpisodeStats, Transition
+
+register()
+
+__all__ = [
+    "Entry",
+    "EnvError",
+    "EnvFault",
+    "EnvVector",
+    "EpisodeStats",
+    "Transition",
+    "check_spaces",
+    "make",
+    "names",
+]

@@ -1,0 +1,129 @@
+"""The actor: steps a vector of environments with a stream of the policy and returns unrolls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import envs
+from agents.config import ExperimentConfig
+from agents.policy import Policy, make_policy
+from agents.spaces import leaf_arrays
+from agents.unroll import Unroll
+from envs import Entry, EnvVector
+
+Weights = dict[str, np.ndarray]
+
+
+def weights_of(policy: Policy) -> Weights:
+    """A copy of the policy's parameters and buffers by name."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in policy.state_dict().items()}
+
+
+def load_weights(policy: Policy, weights: Weights) -> None:
+    """Overwrite the policy's parameters and buffers; `weights` may be read-only."""
+    for name, tensor in policy.state_dict().items():
+        np.copyto(tensor.numpy(), weights[name])
+
+
+class Acting:
+    """The policy stepped over entries, with its memory and its own random numbers."""
+
+    def __init__(self, policy: Policy, batch_size: int, seed: int, greedy: bool = False) -> None:
+        self.policy = policy
+        self.stream = policy.core.stream(batch_size)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.greedy = greedy
+
+    @torch.no_grad()
+    def act(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+        """Actions (B, ...) on the entries of B rows, and their log-probabilities (B,)."""
+        observation = {path: torch.from_numpy(leaf) for path, leaf in leaf_arrays(entry.observation).items()}
+        x = self.policy.embed(observation, torch.from_numpy(entry.last_action), torch.from_numpy(entry.last_reward))
+        parameters, _ = self.policy.heads(self.stream.step(x, torch.from_numpy(entry.reset)))
+        distribution = self.policy.distribution
+        action = distribution.mode(parameters) if self.greedy else distribution.sample(parameters, self.generator)
+        return action.numpy(), distribution.log_prob(parameters, action).numpy()
+
+
+class Actor:
+    """A vector of environments and a copy of the policy. Ray runs it as a process, `num_actors: 0` calls it directly."""
+
+    def __init__(self, config: ExperimentConfig, index: int, incarnation: int = 0) -> None:
+        """`index` and `incarnation` make the actor's seeds its own: a restarted actor plays new episodes."""
+        self.index = index
+        self.incarnation = incarnation
+        self.unroll_length = config.agent.unroll_length
+        rows = config.agent.envs_per_actor
+        self.envs = EnvVector(
+            lambda: envs.make(config.env.id, config.env.kwargs),
+            rows,
+            seed=config.train.seed,
+            first_row=(incarnation * max(config.agent.num_actors, 1) + index) * rows,
+        )
+        policy = make_policy(config, self.envs.observation_space, self.envs.action_space)
+        seeds = np.random.SeedSequence([config.train.seed, index, incarnation]).generate_state(1)
+        self.acting = Acting(policy.eval(), rows, seed=int(seeds[0]))
+        self.version = -1
+
+    def unroll(self, weights: Weights, version: int) -> Unroll:
+        """Act for `unroll_length` steps with the given weights."""
+        if version != self.version:
+            load_weights(self.acting.policy, weights)
+            self.acting.stream.refresh()
+            self.version = version
+        core_state = {name: tensor.numpy() for name, tensor in self.acting.stream.state().items()}
+        entries, steps, transitions = [self.envs.entry], [], []
+        for _ in range(self.unroll_length):
+            action, log_probs = self.acting.act(self.envs.entry)
+            transitions.append(self.envs.step(action))
+            steps.append((action, log_probs))
+            entries.append(self.envs.entry)
+
+        leaves = [leaf_arrays(entry.observation) for entry in entries]
+
+        def over_time(arrays: list[np.ndarray]) -> np.ndarray:
+            return np.stack(arrays, axis=1)
+
+        return Unroll(
+            observation={path: over_time([leaf[path] for leaf in leaves]) for path in leaves[0]},
+            reset=over_time([entry.reset for entry in entries]),
+            last_action=over_time([entry.last_action for entry in entries]),
+            last_reward=over_time([entry.last_reward for entry in entries]),
+            action=over_time([action for action, _ in steps]),
+            behaviour_log_probs=over_time([log_probs for _, log_probs in steps]),
+            reward=over_time([transition.reward for transition in transitions]),
+            terminated=over_time([transition.terminated for transition in transitions]),
+            valid=over_time([transition.valid for transition in transitions]),
+            core_state=core_state,
+            version=version,
+            actor=self.index,
+            incarnation=self.incarnation,
+            episodes=self.envs.pop_episodes(),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next unroll depends on besides the weights: plain data and tensors."""
+        return {
+            "envs": self.envs.state(),
+            "core": self.acting.stream.state(),
+            "generator": self.acting.generator.get_state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> list[str]:
+        """Continue from `state()`; returns a warning for each environment that could not be brought back exactly."""
+        core_state: dict[str, Tensor] = state["core"]
+        self.acting.stream.load(core_state)
+        self.acting.generator.set_state(state["generator"])
+        rows = self.envs.load(state["envs"])
+        self.version = -1
+        return [
+            f"environment row {row} did not replay to its saved observation: it starts a new episode" for row in rows
+        ]
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.envs.close()

@@ -1,0 +1,147 @@
+"""The learner: V-trace actor-critic on batches of unrolls (Espeholt et al., 1802.01561, section 4.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.config import AgentConfig, ExperimentConfig
+from agents.policy import Policy, scale_reward
+from agents.schedules import scheduled
+from agents.unroll import Batch
+from agents.vtrace import vtrace
+
+
+class TrainingError(Exception):
+    """The run cannot go on; the message says why."""
+
+
+def impala_loss(
+    policy: Policy, batch: Batch, config: AgentConfig, entropy_cost: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of one batch, averaged over its transitions, and its metrics.
+
+        L = - log pi(a_s|x_s) rho_s (r_s + gamma v_{s+1} - V(x_s)) + value_cost (v_s - V(x_s))^2 / 2 - entropy_cost H
+            + the losses of the core
+
+    The paper sums over the batch; an average differs by the number of transitions, B T.
+    """
+    output = policy(batch.observation, batch.last_action, batch.last_reward, batch.reset, batch.core_state)
+    parameters, values = output.action_parameters[:, :-1].float(), output.values[:, :-1].float()
+    bootstrap_value = output.values[:, -1].float()
+    log_probs = policy.distribution.log_prob(parameters, batch.action)
+    entropies = policy.distribution.entropy(parameters)
+    targets = vtrace(
+        log_ratios=log_probs - batch.behaviour_log_probs,
+        discounts=config.discount * (~batch.terminated),
+        rewards=scale_reward(batch.reward, config.reward_scale, config.reward_clip),
+        values=values,
+        bootstrap_value=bootstrap_value,
+        valid=batch.valid,
+        rho_bar=config.rho_bar,
+        c_bar=config.c_bar,
+        trace_decay=config.trace_decay,
+    )
+
+    transitions = batch.valid.sum().clamp(min=1)
+
+    def mean(x: Tensor) -> Tensor:
+        return (x * batch.valid).sum() / transitions
+
+    policy_loss = -mean(log_probs * targets.advantages)
+    value_loss = mean(0.5 * (targets.values - values).square())
+    entropy = mean(entropies)
+    loss = policy_loss + config.value_cost * value_loss - entropy_cost * entropy
+    for core_loss in output.core.losses.values():
+        loss = loss + core_loss
+    errors = torch.where(batch.valid, targets.values - values, 0.0)
+    variance = (targets.values[batch.valid]).var(correction=0)
+    metrics = {
+        "loss/total": loss,
+        "loss/policy": policy_loss,
+        "loss/value": value_loss,
+        "policy/entropy": entropy,
+        "vtrace/mean_rho": mean(targets.rhos),
+        "vtrace/mean_value": mean(values),
+        "vtrace/explained_variance": 1 - mean(errors.square()) / variance.clamp(min=1e-8),
+    }
+    metrics |= {f"loss/core_{name}": value for name, value in output.core.losses.items()}
+    metrics |= {f"core/{name}": value for name, value in output.core.metrics.items()}
+    return loss, {name: value.detach() for name, value in metrics.items()}
+
+
+def make_optimizer(policy: Policy, config: AgentConfig) -> torch.optim.Optimizer:
+    """RMSProp without momentum, as in the paper, or Adam."""
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(
+            policy.parameters(), lr=0.0, alpha=config.rmsprop_decay, eps=config.optimizer_eps
+        )
+    return torch.optim.Adam(policy.parameters(), lr=0.0, eps=config.optimizer_eps)
+
+
+class Learner:
+    """Owns the policy's weights and their optimizer."""
+
+    max_skipped_in_a_row = 5
+
+    def __init__(self, policy: Policy, config: ExperimentConfig) -> None:
+        self.policy = policy.train()
+        self.config = config
+        self.optimizer = make_optimizer(policy, config.agent)
+        self.update_count = 0
+        self.skipped_updates = 0
+        self.skipped_in_a_row = 0
+
+    def update(self, batch: Batch, step: int) -> dict[str, float]:
+        """One optimizer step on a batch, `step` environment steps into the run. Returns metrics by tag.
+
+        A batch whose loss or gradient is not finite changes nothing but the count of skipped updates; several in a row
+        raise TrainingError.
+        """
+        agent = self.config.agent
+        total_steps = self.config.train.total_steps
+        learning_rate = scheduled(agent.learning_rate, step, total_steps)
+        entropy_cost = scheduled(agent.entropy_cost, step, total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, metrics = impala_loss(self.policy, batch, agent, entropy_cost)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradient_norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), agent.max_grad_norm)
+        self.update_count += 1
+        if torch.isfinite(gradient_norm) and torch.isfinite(loss.detach()):
+            self.optimizer.step()
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped_updates += 1
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row >= self.max_skipped_in_a_row:
+                raise TrainingError(
+                    f"{self.skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
+                    f"(last loss {float(loss.detach())}, gradient norm {float(gradient_norm)}); weights are those before them"
+                )
+        return {name: float(value) for name, value in metrics.items()} | {
+            "learner/gradient_norm": float(gradient_norm),
+            "learner/learning_rate": learning_rate,
+            "learner/entropy_cost": entropy_cost,
+            "learner/skipped_updates": self.skipped_updates,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Optimizer and counters, as plain data and tensors."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "update_count": self.update_count,
+            "skipped_updates": self.skipped_updates,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.update_count = state["update_count"]
+        self.skipped_updates = state["skipped_updates"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]

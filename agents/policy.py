@@ -1,0 +1,98 @@
+"""The policy: observation encoder, last action and reward -> memory core -> action distribution and value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+import memory_cores
+from agents.config import ExperimentConfig
+from agents.distributions import action_distribution
+from agents.encoders import ObservationEncoder
+from memory_cores import CoreOutput, MemoryCore, State
+
+
+class PolicyOutput(NamedTuple):
+    """What the policy says of T entries."""
+
+    action_parameters: Tensor
+    """(B, T, P), for `policy.distribution`."""
+    values: Tensor
+    """(B, T)"""
+    core: CoreOutput
+
+
+def scale_reward(reward: Tensor, scale: float, clip: float | None) -> Tensor:
+    """The reward the learner and the policy see: scaled, then bounded."""
+    scaled = reward * scale
+    return scaled if clip is None else scaled.clamp(-clip, clip)
+
+
+class Policy(nn.Module):
+    """Actor and critic over one memory core."""
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        core: MemoryCore,
+        encoder_width: int = 128,
+        reward_scale: float = 1.0,
+        reward_clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.reward_scale = reward_scale
+        self.reward_clip = reward_clip
+        self.distribution = action_distribution(action_space)
+        self.encoder = ObservationEncoder(observation_space, encoder_width)
+        self.core_input = nn.Linear(encoder_width + self.distribution.num_features + 1, core.d_model)
+        self.core = core
+        self.actor_head = nn.Linear(core.d_model, self.distribution.num_parameters)
+        self.value_head = nn.Linear(core.d_model, 1)
+        # A near-uniform first policy: exploration is not decided by the initial weights.
+        nn.init.orthogonal_(self.actor_head.weight, gain=0.01)
+        nn.init.zeros_(self.actor_head.bias)
+        nn.init.zeros_(self.value_head.bias)
+
+    def embed(self, observation: Mapping[str, Tensor], last_action: Tensor, last_reward: Tensor) -> Tensor:
+        """Core inputs (N, D) of N entries: observation leaves (N, ...), last_action (N, ...), last_reward (N,)."""
+        features = self.encoder(dict(observation))
+        action = self.distribution.features(last_action)
+        reward = scale_reward(last_reward, self.reward_scale, self.reward_clip)
+        joined = torch.cat([features, action.to(features.dtype), reward[:, None].to(features.dtype)], dim=-1)
+        core_input: Tensor = self.core_input(joined)
+        return core_input
+
+    def heads(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Core outputs (..., D) -> action parameters (..., P) and values (...)."""
+        return self.actor_head(y), self.value_head(y).squeeze(-1)
+
+    def forward(
+        self,
+        observation: Mapping[str, Tensor],
+        last_action: Tensor,
+        last_reward: Tensor,
+        reset: Tensor,
+        core_state: State,
+    ) -> PolicyOutput:
+        """B rows of T entries at once: leaves (B, T, ...), last_action (B, T, ...), last_reward and reset (B, T)."""
+        rows, length = reset.shape
+        flat = {path: leaf.flatten(0, 1) for path, leaf in observation.items()}
+        x = self.embed(flat, last_action.flatten(0, 1), last_reward.flatten())
+        core = self.core(x.view(rows, length, -1), core_state, reset)
+        return PolicyOutput(*self.heads(core.y), core)
+
+
+def make_policy(
+    config: ExperimentConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+) -> Policy:
+    """The policy an experiment describes, with freshly drawn weights (torch's global generator)."""
+    core = memory_cores.build(config.core.name, d_model=config.core.d_model, **config.core.options)
+    agent = config.agent
+    return Policy(
+        observation_space, action_space, core, agent.encoder_width, agent.reward_scale, agent.reward_clip
+    )

@@ -1,0 +1,83 @@
+"""The data contract between actors and learner: unrolls of B environments over T steps.
+
+An unroll has T + 1 entries; the last is the first of the next unroll, there to bootstrap from. An entry is what the policy
+acts on: an observation, whether it starts an episode, and the action and reward that led to it. The first T entries carry
+what the actor then did and got. An entry with `valid` False is no transition: it is the final observation of an episode that
+a time limit cut, shown to the policy for its value alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs import EpisodeStats
+from memory_cores import State
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """What an actor returns: numpy arrays, which Ray moves without copying them."""
+
+    observation: dict[str, np.ndarray]
+    """path -> (B, T + 1, ...), see `agents.spaces`."""
+    reset: np.ndarray
+    """(B, T + 1) bool, True where the entry is the first of an episode."""
+    last_action: np.ndarray
+    """(B, T + 1, ...)"""
+    last_reward: np.ndarray
+    """(B, T + 1), as the environment gave it."""
+    action: np.ndarray
+    """(B, T, ...)"""
+    behaviour_log_probs: np.ndarray
+    """(B, T), log mu(a | x) under the weights that acted."""
+    reward: np.ndarray
+    """(B, T), as the environment gave it."""
+    terminated: np.ndarray
+    """(B, T) bool"""
+    valid: np.ndarray
+    """(B, T) bool"""
+    core_state: dict[str, np.ndarray]
+    """State of the core before the first entry, batch-first."""
+    version: int
+    """Learner updates behind the weights that acted."""
+    actor: int
+    incarnation: int
+    """How often this actor had been restarted."""
+    episodes: list[EpisodeStats]
+    """Episodes that ended in this unroll."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Unrolls joined along B, as tensors; fields as in `Unroll`."""
+
+    observation: dict[str, Tensor]
+    reset: Tensor
+    last_action: Tensor
+    last_reward: Tensor
+    action: Tensor
+    behaviour_log_probs: Tensor
+    reward: Tensor
+    terminated: Tensor
+    valid: Tensor
+    core_state: State
+
+
+def batch(unrolls: list[Unroll]) -> Batch:
+    """Join unrolls of one length along the batch dimension; copies, since arrays that came through Ray are read-only."""
+
+    def join(arrays: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(arrays))
+
+    joined: dict[str, Tensor | dict[str, Tensor]] = {}
+    for field in fields(Batch):
+        values = [getattr(unroll, field.name) for unroll in unrolls]
+        if isinstance(values[0], dict):
+            joined[field.name] = {key: join([value[key] for value in values]) for key in values[0]}
+        else:
+            joined[field.name] = join(values)
+    return Batch(**joined)  # type: ignore[arg-type]

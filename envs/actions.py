@@ -1,0 +1,48 @@
+"""Batches of actions: what a policy chooses, and what each environment's step takes.
+
+A policy's actions are (B,) int64 for Discrete, (B, *shape) int64 for MultiDiscrete, both counted from 0
+whatever the `start` of the space, and (B, *shape) float32 for a Box.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.spaces import Array
+
+
+def action_dtype(space: gymnasium.Space[Any]) -> np.dtype[Any]:
+    """The dtype of a policy's actions."""
+    return np.dtype(np.float32 if isinstance(space, spaces.Box) else np.int64)
+
+
+def checked_actions(space: gymnasium.Space[Any], actions: Array, batch_size: int) -> Array:
+    """`actions` (B, *shape) in the policy's dtype; ValueError if one is not possible in `space`."""
+    actions = np.asarray(actions)
+    shape, dtype = (batch_size, *(space.shape or ())), action_dtype(space)
+    if actions.shape != shape or not np.can_cast(actions.dtype, dtype, "same_kind"):
+        raise ValueError(f"actions are {actions.shape} {actions.dtype}, expected {shape} {dtype}")
+    actions = np.ascontiguousarray(actions, dtype)
+    if isinstance(space, spaces.Discrete):
+        possible = actions.min() >= 0 and actions.max() < space.n
+    elif isinstance(space, spaces.MultiDiscrete):
+        possible = (actions >= 0).all() and (actions < space.nvec).all()
+    else:
+        possible = np.isfinite(actions).all()
+    if not possible:
+        raise ValueError(f"actions {actions.tolist()} are not all in {space} counted from 0")
+    return actions
+
+
+def environment_actions(space: gymnasium.Space[Any], actions: Array) -> list[Any]:
+    """What the step of each environment takes: int for Discrete, else its own array, clipped to a Box."""
+    if isinstance(space, spaces.Discrete):
+        return (actions + space.start).tolist()  # type: ignore[no-any-return]
+    if isinstance(space, spaces.MultiDiscrete):
+        return list((actions + space.start).astype(space.dtype))
+    assert isinstance(space, spaces.Box)
+    return list(np.clip(actions.astype(space.dtype), space.low, space.high))

@@ -1,0 +1,399 @@
+"""A synchronous vector of environments with exact episode boundaries, explicit seeds and exact restart.
+
+Each row stands at an ENTRY: the observation to act on next, whether it starts an episode, and the action and
+reward that led to it. A terminated episode is reset at once. A truncated episode first shows its final
+observation as a BOOTSTRAP entry, so that a learner can value it with the memory that led to it; the step
+after that only resets the row and is marked not valid.
+
+    episode ends by     next entry                                            transition
+    (goes on)           observation, reset=False, last action and reward      reward
+    termination         first observation of the next episode, reset=True     reward, terminated
+    truncation          final observation, reset=False, last action, reward   reward, truncated
+    then                first observation of the next episode, reset=True     not valid: reward 0, no flag set
+An episode that is both terminated and truncated counts as terminated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from numbers import Real
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from envs.actions import action_dtype, checked_actions, environment_actions
+from envs.errors import EnvError, EnvFault
+from envs.spaces import Array, assemble, check_spaces, leaves, settle, write
+
+REWARD_LIMIT = 1e18
+"""Bound on the absolute reward of a step: the square of more would leave float32."""
+REPLAY_LIMIT = 100_000
+"""Steps of one episode beyond which its actions are no longer kept, so that it cannot be restored."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """What B rows act on next."""
+
+    observation: Any
+    """Arrays (B, *shape), nested as the observation space is."""
+    reset: Array
+    """(B,) bool, the observation is the first of its episode."""
+    last_action: Array
+    """(B, *action shape), as the policy chose it; zeros at a reset."""
+    last_reward: Array
+    """(B,) float32; zero at a reset."""
+
+
+@dataclass(slots=True)
+class Transition:
+    """What one step of B rows brought."""
+
+    reward: Array
+    """(B,) float32."""
+    terminated: Array
+    """(B,) bool."""
+    truncated: Array
+    """(B,) bool."""
+    valid: Array
+    """(B,) bool, False where the row was only reset, after a bootstrap entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeStats:
+    """A finished episode."""
+
+    return_: float
+    """Sum of the raw rewards."""
+    length: int
+    success: bool | None
+    """What the last info says under "success" or "is_success"; None if it has neither."""
+    row: int
+    """Counted over all actors."""
+    episode: int
+    """Index within the row."""
+    info: dict[str, float] = field(default_factory=dict)
+    """The other numbers of the last info."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """The running episode of one environment."""
+
+    episode: int = -1
+    seed: int = 0
+    length: int = 0
+    return_: float = 0.0
+    bootstrap: bool = False
+    actions: bytearray = field(default_factory=bytearray)
+
+
+def episode_seed(seed: int, row: int, episode: int, evaluation: bool) -> int:
+    """The 31-bit seed of one episode: even in training, odd in evaluation, so the two never share one."""
+    word = int(np.random.SeedSequence((seed, row, episode)).generate_state(1)[0])
+    return (word & 0x7FFFFFFE) | evaluation
+
+
+class EnvVector:
+    """`num_envs` environments made by `make_env`, stepped one after another in this process.
+
+    `first_row` is the index of the first row over all actors; it and `seed` decide the seed of every episode.
+    Actions and Discrete or MultiDiscrete observations count from 0, see `envs.actions`; Box actions are
+    clipped for the environment alone.
+
+    Raises EnvError if the spaces cannot be used and EnvFault if an environment raises, or returns what its
+    spaces or Gymnasium do not allow; after an EnvFault the vector can only be closed.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], gymnasium.Env[Any, Any]],
+        num_envs: int,
+        seed: int,
+        first_row: int = 0,
+        evaluation: bool = False,
+    ) -> None:
+        if num_envs < 1:
+            raise EnvError(f"num_envs is {num_envs}, expected at least 1")
+        self.num_envs, self.seed, self.first_row, self.evaluation = num_envs, seed, first_row, evaluation
+        self._envs: list[gymnasium.Env[Any, Any]] = []
+        try:
+            for _ in range(num_envs):
+                self._envs.append(make_env())
+            self._adopt_spaces()
+            self._steps = [env.step for env in self._envs]
+            self._rows = [_Row() for _ in range(num_envs)]
+            self._episodes: list[EpisodeStats] = []
+            self._arrays = self._empty()
+            for i in range(num_envs):
+                self._reset(i, self._arrays)
+            self._settle(self._arrays)
+            self.entry = Entry(
+                assemble(self.observation_space, self._arrays),
+                reset=np.ones(num_envs, np.bool_),
+                last_action=np.zeros((num_envs, *self._action_shape), self._action_dtype),
+                last_reward=np.zeros(num_envs, np.float32),
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def step(self, actions: Array) -> Transition:
+        """Act in every row with `actions` (B, *action shape); the arrays of `entry` are new each time."""
+        actions = checked_actions(self.action_space, actions, self.num_envs)
+        moves = environment_actions(self.action_space, actions)
+        log, width = actions.tobytes(), actions.nbytes // self.num_envs
+        observation = self._empty()
+        rewards = [0.0] * self.num_envs
+        terminated, truncated, reset = (np.zeros(self.num_envs, np.bool_) for _ in range(3))
+        valid = np.ones(self.num_envs, np.bool_)
+        for i, row in enumerate(self._rows):
+            if row.bootstrap:
+                valid[i] = False
+                reset[i] = True
+                self._reset(i, observation)
+                continue
+            final, reward, ended, cut, info = self._act(i, moves[i])
+            row.length += 1
+            row.return_ += reward
+            if row.length <= REPLAY_LIMIT:
+                row.actions += log[i * width : (i + 1) * width]
+            rewards[i] = reward
+            if ended:
+                terminated[i] = True
+                reset[i] = True
+                self._finish(i, info)
+                self._reset(i, observation)
+                continue
+            if cut:
+                truncated[i] = True
+                row.bootstrap = True
+                self._finish(i, info)
+            self._write(i, observation, final)
+        batch_reward = np.array(rewards, np.float32)
+        last_action, last_reward = actions.copy(), batch_reward.copy()
+        if reset.any():
+            last_action[reset] = 0
+            last_reward[reset] = 0
+        self._settle(observation)
+        self._arrays = observation
+        self.entry = Entry(assemble(self.observation_space, observation), reset, last_action, last_reward)
+        return Transition(batch_reward, terminated, truncated, valid)
+
+    def pop_episodes(self) -> list[EpisodeStats]:
+        """The episodes finished since the last call."""
+        episodes, self._episodes = self._episodes, []
+        return episodes
+
+    def close(self) -> None:
+        """Close every environment, whatever one of them raises."""
+        for env in self._envs:
+            with contextlib.suppress(Exception):
+                env.close()  # type: ignore[no-untyped-call]
+        self._envs = []
+
+    def state(self) -> dict[str, Any]:
+        """All that `load` needs to go on exactly: plain data and tensors, fit for a weights-only load."""
+        entry = self.entry
+        return {
+            "seed": self.seed,
+            "first_row": self.first_row,
+            "evaluation": self.evaluation,
+            "rows": [
+                {
+                    "episode": row.episode,
+                    "length": row.length,
+                    "return": row.return_,
+                    "bootstrap": row.bootstrap,
+                    "actions": torch.from_numpy(self._unpacked(row.actions)),
+                }
+                for row in self._rows
+            ],
+            "observation": [torch.from_numpy(array.copy()) for array in self._arrays],
+            "reset": torch.from_numpy(entry.reset.copy()),
+            "last_action": torch.from_numpy(entry.last_action.copy()),
+            "last_reward": torch.from_numpy(entry.last_reward.copy()),
+            "episodes": [asdict(episode) for episode in self._episodes],
+        }
+
+    def load(self, state: dict[str, Any]) -> list[int]:
+        """Go on from `state`: reset every row with its episode's seed, replay the episode's actions, compare.
+
+        Returns the rows (from 0) whose environment did not come back to the same observation and return, or
+        whose episode is longer than `REPLAY_LIMIT`; those start a new episode. Raises ValueError if `state`
+        is of another vector.
+        """
+        self._check_same(state)
+        saved = [tensor.numpy().copy() for tensor in state["observation"]]
+        self.entry = Entry(
+            assemble(self.observation_space, saved),
+            state["reset"].numpy().copy(),
+            state["last_action"].numpy().copy(),
+            state["last_reward"].numpy().copy(),
+        )
+        self._arrays = saved
+        self._episodes = [EpisodeStats(**episode) for episode in state["episodes"]]
+        fresh = []
+        for i, old in enumerate(state["rows"]):
+            self._rows[i] = _Row(episode=old["episode"] - 1)
+            if self._replay(i, old):
+                continue
+            fresh.append(i)
+            self._rows[i].episode = old["episode"]
+            self._reset(i, saved)
+            self._settle(saved, i)
+            self.entry.reset[i] = True
+            self.entry.last_action[i] = 0
+            self.entry.last_reward[i] = 0
+        return fresh
+
+    def _replay(self, i: int, old: dict[str, Any]) -> bool:
+        """Bring row `i` to where the saved row was; False if that cannot be done exactly."""
+        actions = old["actions"].numpy()
+        if len(actions) != old["length"]:
+            return False
+        observation = self._empty()
+        self._reset(i, observation)
+        row = self._rows[i]
+        for step, move in enumerate(environment_actions(self.action_space, actions), 1):
+            final, reward, ended, cut, _ = self._act(i, move)
+            row.length += 1
+            row.return_ += reward
+            if ended or cut != (step == len(actions) and old["bootstrap"]):
+                return False
+            self._write(i, observation, final)
+        self._settle(observation, i)
+        row.bootstrap = old["bootstrap"]
+        row.actions = bytearray(actions.tobytes())
+        same = all(np.array_equal(a[i], b[i]) for a, b in zip(observation, self._arrays, strict=True))
+        return same and row.return_ == old["return"]
+
+    def _adopt_spaces(self) -> None:
+        """Take the spaces of the first environment for all; EnvError if unusable, or if another's differ."""
+        first = self._envs[0]
+        check_spaces(first)
+        for env in self._envs[1:]:
+            for name in ("observation_space", "action_space"):
+                expected, got = getattr(first, name), getattr(env, name)
+                if expected != got:
+                    raise EnvError(
+                        f"{name} of one environment is {got}, that of another made alike {expected}"
+                    )
+        self.observation_space, self.action_space = first.observation_space, first.action_space
+        self._leaves = leaves(self.observation_space)
+        self._action_shape: tuple[int, ...] = self.action_space.shape or ()
+        self._action_dtype = action_dtype(self.action_space)
+
+    def _act(self, i: int, move: Any) -> tuple[Any, float, bool, bool, Any]:
+        """Step environment `i`; observation, reward, terminated, truncated, info."""
+        try:
+            observation, reward, terminated, truncated, info = self._steps[i](move)
+            terminated, truncated = bool(terminated), bool(truncated)
+        except Exception as error:
+            raise self._fault(i, f"step({move!r}) raised {type(error).__name__}: {error}") from error
+        if type(reward) is not float:
+            number = np.asarray(reward)
+            if number.shape != () or number.dtype.kind not in "fiub":
+                raise self._fault(i, f"reward is {reward!r}, expected a number")
+            reward = float(number)
+        if not -REWARD_LIMIT < reward < REWARD_LIMIT:
+            raise self._fault(i, f"reward is {reward}, expected a finite number below {REWARD_LIMIT:g}")
+        return observation, reward, terminated, truncated, info
+
+    def _reset(self, i: int, observation: list[Array]) -> None:
+        """Start the next episode of row `i` with its own seed; its first observation goes into the batch."""
+        row = self._rows[i]
+        episode = row.episode + 1
+        row = self._rows[i] = _Row(
+            episode, episode_seed(self.seed, self.first_row + i, episode, self.evaluation)
+        )
+        try:
+            first, _ = self._envs[i].reset(seed=row.seed)
+        except Exception as error:
+            raise self._fault(i, f"reset raised {type(error).__name__}: {error}") from error
+        self._write(i, observation, first)
+
+    def _finish(self, i: int, info: Any) -> None:
+        """Note the episode of row `i` as finished with its last `info`."""
+        if not isinstance(info, dict):
+            raise self._fault(i, f"info is {type(info).__name__}, expected dict")
+        row = self._rows[i]
+        success = info.get("success", info.get("is_success"))
+        numbers = {
+            key: float(value)
+            for key, value in info.items()
+            if key not in ("success", "is_success") and isinstance(value, Real)
+        }
+        self._episodes.append(
+            EpisodeStats(
+                return_=row.return_,
+                length=row.length,
+                success=None if success is None else bool(success),
+                row=self.first_row + i,
+                episode=row.episode,
+                info=numbers,
+            )
+        )
+
+    def _empty(self) -> list[Array]:
+        """A new batch of observations, one array a leaf."""
+        return [np.empty((self.num_envs, *leaf.shape), leaf.dtype) for leaf in self._leaves]
+
+    def _write(self, i: int, batch: list[Array], observation: Any) -> None:
+        """Put the observation of environment `i` into the batch."""
+        if (
+            len(batch) == 1
+            and type(observation) is np.ndarray
+            and observation.shape == self._leaves[0].shape
+            and observation.dtype is self._leaves[0].dtype
+        ):
+            batch[0][i] = observation  # what the general way below does, faster
+            return
+        try:
+            for leaf, array in zip(self._leaves, batch, strict=True):
+                write(leaf, array, i, observation)
+        except (ValueError, OverflowError) as error:
+            raise self._fault(i, str(error)) from None
+
+    def _settle(self, batch: list[Array], row: int | None = None) -> None:
+        """Check the values of a written batch and count them from 0: all rows, or only `row`."""
+        first = row or 0
+        for leaf, array in zip(self._leaves, batch, strict=True):
+            wrong = settle(leaf, array if row is None else array[row : row + 1])
+            if wrong:
+                raise self._fault(first + wrong[0], wrong[1])
+
+    def _unpacked(self, actions: bytearray) -> Array:
+        """(T, *action shape) of the running episode's logged actions."""
+        return np.frombuffer(bytes(actions), self._action_dtype).reshape(-1, *self._action_shape).copy()
+
+    def _fault(self, i: int, what: str) -> EnvFault:
+        row = self._rows[i]
+        where = f"row {self.first_row + i}, episode {row.episode} (seed {row.seed}), step {row.length}"
+        return EnvFault(f"environment of {where}: {what}")
+
+    def _check_same(self, state: dict[str, Any]) -> None:
+        """ValueError unless `state` was saved by a vector made with the same arguments and spaces."""
+        mine = {
+            "seed": self.seed,
+            "first_row": self.first_row,
+            "evaluation": self.evaluation,
+            "number of environments": self.num_envs,
+            "observation shapes": [(a.shape, str(a.dtype)) for a in self._arrays],
+            "action shape": self.entry.last_action.shape,
+        }
+        theirs = {
+            "seed": state["seed"],
+            "first_row": state["first_row"],
+            "evaluation": state["evaluation"],
+            "number of environments": len(state["rows"]),
+            "observation shapes": [(tuple(t.shape), str(t.numpy().dtype)) for t in state["observation"]],
+            "action shape": tuple(state["last_action"].shape),
+        }
+        for name, expected in mine.items():
+            if theirs[name] != expected:
+                raise ValueError(f"saved environments: {name} is {theirs[name]}, expected {expected}")

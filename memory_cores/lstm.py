@@ -1,0 +1,122 @@
+"""The LSTM (Hochreiter & Schmidhuber, 1997, with the forget gate of Gers et al., 2000) as a memory core."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from memory_cores.core import CoreOutput, MemoryCore, State, Stream
+from memory_cores.episodes import cut_at_resets
+from memory_cores.validation import at_least, check_call, check_state, check_step, raise_problems
+
+
+class LSTM(MemoryCore):
+    """LSTM layers; a whole call is one call of torch.nn.LSTM, with or without resets in it.
+
+    State: h and c, each (B, L, D). The forget gates start with a bias of 1, or, given `max_dependency`, gates start for
+    dependencies of up to that many steps (chrono initialisation; Tallec & Ollivier, 1804.11188, equation 16).
+    """
+
+    def __init__(self, *, d_model: int, num_layers: int = 1, max_dependency: int | None = None) -> None:
+        super().__init__()
+        problems = at_least(1, d_model=d_model, num_layers=num_layers)
+        problems += at_least(2, max_dependency=max_dependency) if max_dependency is not None else []
+        raise_problems("lstm", problems)
+        self.d_model = d_model
+        self.num_layers = num_layers
+        self.lstm = nn.LSTM(d_model, d_model, num_layers, batch_first=True)
+        for layer in range(num_layers):
+            input_bias, hidden_bias = gate_biases(self.lstm, layer)
+            with torch.no_grad():
+                hidden_bias[:2].zero_()
+                if max_dependency is None:
+                    input_bias[1].fill_(1.0)
+                else:
+                    input_bias[1].uniform_(1, max_dependency - 1).log_()
+                    input_bias[0] = -input_bias[1]
+
+    def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
+        weight = next(self.parameters())
+        shape = (batch_size, self.num_layers, self.d_model)
+        device = weight.device if device is None else device
+        return {name: torch.zeros(shape, dtype=weight.dtype, device=device) for name in ("h", "c")}
+
+    def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
+        check_call(self, x, state, reset)
+        x = x.to(state["h"].dtype)
+        h, c = (state[name].detach().transpose(0, 1).contiguous() for name in ("h", "c"))  # (L, B, D)
+        if reset is None or not reset.any():
+            y, (h, c) = self.lstm(x, (h, c))
+        else:
+            pieces = cut_at_resets(reset)
+            carried = pieces.continues[:, None]
+            h, c = (torch.where(carried, tensor[:, pieces.row], 0.0) for tensor in (h, c))  # (L, P, D)
+            packed, (h, c) = self.lstm(pieces.pack(x), (h, c))
+            y = pieces.unpack(packed, steps=x.shape[1])
+            h, c = h[:, pieces.last], c[:, pieces.last]
+        state = {name: tensor.detach().transpose(0, 1).to(x.dtype) for name, tensor in (("h", h), ("c", c))}
+        return CoreOutput(y, state, {}, {})
+
+    def stream(self, batch_size: int) -> LSTMStream:
+        return LSTMStream(self, batch_size)
+
+
+def gate_biases(lstm: nn.LSTM, layer: int) -> tuple[Tensor, Tensor]:
+    """The input and hidden biases of a layer as views (4, D), one row each for the gates i, f, g, o."""
+    return getattr(lstm, f"bias_ih_l{layer}").view(4, -1), getattr(lstm, f"bias_hh_l{layer}").view(4, -1)
+
+
+class LSTMStream(Stream):
+    """Steps an `LSTM` core with one fused product [x, h] W a layer.
+
+    Gates are reordered to i, f, o, g, so that one sigmoid serves three of them.
+    """
+
+    def __init__(self, core: LSTM, batch_size: int) -> None:
+        self.core = core
+        self.batch_size = batch_size
+        self.load(core.initial_state(batch_size))
+
+    @torch.no_grad()
+    def step(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
+        check_step(self.core, self.batch_size, x, reset)
+        width = self.core.d_model
+        if reset is not None and reset.any():
+            self.cells.masked_fill_(reset[:, None], 0.0)
+            self.inputs[:, :, width:].masked_fill_(reset[:, None], 0.0)
+        for xh, c, weight, bias in zip(self.inputs, self.cells, self.weights, self.biases, strict=True):
+            xh[:, :width] = x
+            gates = torch.addmm(bias, xh, weight)
+            i, f, o = gates[:, : 3 * width].sigmoid_().chunk(3, dim=1)
+            c.mul_(f).addcmul_(i, gates[:, 3 * width :].tanh_())
+            x = c.tanh().mul_(o)
+            xh[:, width:] = x
+        return x
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def state(self) -> State:
+        h = self.inputs[:, :, self.core.d_model :].transpose(0, 1)
+        return {"h": h.clone(), "c": self.cells.transpose(0, 1).clone()}
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def load(self, state: State) -> None:
+        check_state(self.core, state, self.batch_size)
+        h = state["h"].detach().transpose(0, 1)  # (L, B, D)
+        self.cells = state["c"].detach().transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        self.inputs = torch.cat([torch.zeros_like(h), h], dim=-1)  # (L, B, 2 D): the rows [x, h]
+        lstm = self.core.lstm
+        self.weights, self.biases = [], []
+        for layer in range(self.core.num_layers):
+            input_weight, hidden_weight = (getattr(lstm, f"weight_{kind}_l{layer}") for kind in ("ih", "hh"))
+            input_bias, hidden_bias = gate_biases(lstm, layer)
+            weight = torch.cat([input_weight, hidden_weight], dim=1)  # (4 D, 2 D)
+            self.weights.append(sigmoids_first(weight.view(4, -1, weight.shape[1])).t().contiguous())
+            self.biases.append(sigmoids_first(input_bias + hidden_bias))
+
+
+def sigmoids_first(gates: Tensor) -> Tensor:
+    """(4, D, ...) in torch's order i, f, g, o -> (4 D, ...) in the order i, f, o, g."""
+    i, f, g, o = gates
+    return torch.cat([i, f, o, g])

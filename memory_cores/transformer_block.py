@@ -1,0 +1,45 @@
+"""One layer of a Transformer with memory: attention and MLP, with the norms and residual connections of three papers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from memory_cores.gating import GRUGate
+from memory_cores.mlp import MLP
+
+Norm = Literal["post", "pre", "gru"]
+
+
+class TransformerBlock(nn.Module):
+    """A layer around any attention module that is called as attention(x, memory, *more).
+
+    post: layer norm after each residual sum (Vaswani et al., 1706.03762). pre: identity map reordering, the norm on each
+    sublayer's input and a ReLU on its output (TrXL-I; Parisotto et al., 1910.06764, section 3.1). gru: as pre, with GRU
+    gates for the residual sums (GTrXL; section 3.2).
+    """
+
+    def __init__(self, attention: nn.Module, *, d_model: int, d_ff: int, norm: Norm, dropout: float) -> None:
+        super().__init__()
+        self.norm = norm
+        self.attention = attention
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.mlp = MLP(d_model, d_ff, dropout)
+        self.mlp_norm = nn.LayerNorm(d_model)
+        if norm == "gru":
+            self.attention_gate = GRUGate(d_model)
+            self.mlp_gate = GRUGate(d_model)
+
+    def forward(self, x: Tensor, memory: Tensor, *more: object) -> Tensor:
+        """x (B, T, D) and the remembered layer inputs memory (B, M, D), not normalised -> (B, T, D)."""
+        y: Tensor
+        if self.norm == "post":
+            h = self.attention_norm(x + self.attention(x, memory, *more))
+            y = self.mlp_norm(h + self.mlp(h))
+            return y
+        attended = self.attention(self.attention_norm(x), self.attention_norm(memory), *more).relu()
+        h = self.attention_gate(x, attended) if self.norm == "gru" else x + attended
+        transformed = self.mlp(self.mlp_norm(h)).relu()
+        y = self.mlp_gate(h, transformed) if self.norm == "gru" else h + transformed
+        return y

@@ -1,0 +1,77 @@
+"""Checks of a core's options and of the tensors of a call, each failing with one message that names what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from memory_cores.core import MemoryCore, State
+
+
+def at_least(minimum: int, **options: object) -> list[str]:
+    """The problems of integer options that must be `minimum` or more."""
+    return [
+        f"{name} is {value!r}, expected an integer >= {minimum}"
+        for name, value in options.items()
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum
+    ]
+
+
+def one_of(choices: Iterable[str], **options: object) -> list[str]:
+    """The problems of options that must be one of `choices`."""
+    choices = tuple(choices)
+    return [
+        f"{name} is {value!r}, expected one of {', '.join(choices)}"
+        for name, value in options.items()
+        if value not in choices
+    ]
+
+
+def probability(**options: object) -> list[str]:
+    """The problems of options that must lie in [0, 1)."""
+    return [
+        f"{name} is {value!r}, expected a number in [0, 1)"
+        for name, value in options.items()
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1
+    ]
+
+
+def raise_problems(core: str, problems: list[str]) -> None:
+    """Raise one ValueError that lists every problem of the options of `core`, if there are any."""
+    if problems:
+        raise ValueError(f"options of core {core!r}: " + "; ".join(problems))
+
+
+def check_call(core: MemoryCore, x: Tensor, state: State, reset: Tensor | None) -> None:
+    """Raise ValueError unless x (B, T, D), `state` and reset (B, T) fit `core`; T is at least 1."""
+    if x.dim() != 3 or x.shape[1] < 1 or x.shape[2] != core.d_model:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, steps >= 1, {core.d_model})")
+    check_reset(reset, x.shape[:2])
+    check_state(core, state, x.shape[0])
+
+
+def check_step(core: MemoryCore, batch_size: int, x: Tensor, reset: Tensor | None) -> None:
+    """Raise ValueError unless x (B, D) and reset (B,) fit a stream of `batch_size` rows over `core`."""
+    if x.shape != (batch_size, core.d_model):
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected ({batch_size}, {core.d_model})")
+    check_reset(reset, x.shape[:1])
+
+
+def check_reset(reset: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `reset` is absent or a bool tensor of `shape`."""
+    if reset is not None and (reset.dtype != torch.bool or reset.shape != shape):
+        raise ValueError(f"reset is {reset.dtype} {tuple(reset.shape)}, expected torch.bool {tuple(shape)}")
+
+
+def check_state(core: MemoryCore, state: State, batch_size: int) -> None:
+    """Raise ValueError unless `state` has the keys and shapes that `core` gives `batch_size` streams."""
+    expected = core.initial_state(batch_size, device="meta")
+    if state.keys() != expected.keys():
+        raise ValueError(f"state has the entries {sorted(state)}, expected {sorted(expected)}")
+    for name, tensor in expected.items():
+        if state[name].shape != tensor.shape:
+            raise ValueError(
+                f"state[{name!r}] has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+            )

@@ -1,0 +1,74 @@
+"""Action distributions against torch's own."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, Normal
+
+from agents.distributions import action_distribution
+
+
+def test_discrete_agrees_with_torch() -> None:
+    distribution = action_distribution(gym.spaces.Discrete(5))
+    parameters = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0))
+    oracle = Categorical(logits=parameters)
+    action = distribution.sample(parameters, torch.Generator().manual_seed(1))
+    assert action.shape == (3, 7)
+    torch.testing.assert_close(distribution.log_prob(parameters, action), oracle.log_prob(action))
+    torch.testing.assert_close(distribution.entropy(parameters), oracle.entropy())
+    assert torch.equal(distribution.mode(parameters), parameters.argmax(-1))
+    assert torch.equal(distribution.features(action).argmax(-1), action)
+
+
+def test_samples_have_the_probabilities_of_the_softmax() -> None:
+    distribution = action_distribution(gym.spaces.Discrete(4))
+    logits = torch.tensor([0.0, 1.0, -1.0, 0.5])
+    draws = distribution.sample(logits.expand(40_000, 4), torch.Generator().manual_seed(0))
+    frequencies = torch.bincount(draws, minlength=4) / 40_000
+    torch.testing.assert_close(frequencies, logits.softmax(0), rtol=0, atol=0.01)
+
+
+def test_multidiscrete_is_a_product() -> None:
+    distribution = action_distribution(gym.spaces.MultiDiscrete([3, 2, 4]))
+    parameters = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    oracles = [Categorical(logits=part) for part in parameters.split([3, 2, 4], dim=-1)]
+    action = distribution.sample(parameters, torch.Generator().manual_seed(1))
+    assert action.shape == (6, 3)
+    expected = sum(oracle.log_prob(action[:, i]) for i, oracle in enumerate(oracles))
+    torch.testing.assert_close(distribution.log_prob(parameters, action), expected)
+    torch.testing.assert_close(distribution.entropy(parameters), sum(oracle.entropy() for oracle in oracles))
+    assert distribution.features(action).sum(dim=-1).eq(3).all()
+
+
+def test_a_probability_that_underflows_gives_finite_entropy_and_gradient() -> None:
+    distribution = action_distribution(gym.spaces.Discrete(2))
+    parameters = torch.tensor([[0.0, -1e6]], requires_grad=True)
+    entropy = distribution.entropy(parameters)
+    entropy.sum().backward()
+    assert entropy.item() == 0
+    assert torch.isfinite(parameters.grad).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(-2.0, 4.0), (-np.inf, np.inf)])
+def test_box_agrees_with_torch_in_units_of_the_space(low: float, high: float) -> None:
+    distribution = action_distribution(gym.spaces.Box(low, high, (2, 3)))
+    parameters = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+    centre, scale = (1.0, 3.0) if np.isfinite(low) else (0.0, 1.0)
+    mean, log_std = parameters.chunk(2, dim=-1)
+    oracle = Independent(Normal(centre + scale * mean, scale * log_std.clamp(-5, 2).exp()), 1)
+    action = distribution.sample(parameters, torch.Generator().manual_seed(1))
+    assert action.shape == (5, 2, 3)
+    torch.testing.assert_close(distribution.log_prob(parameters, action), oracle.log_prob(action.flatten(1)))
+    torch.testing.assert_close(distribution.entropy(parameters), oracle.entropy())
+    torch.testing.assert_close(distribution.mode(parameters).flatten(1), oracle.mean)
+    draws = distribution.sample(parameters[:1].expand(20_000, 12), torch.Generator().manual_seed(2)).flatten(1)
+    torch.testing.assert_close(draws.mean(0), oracle.mean[0], rtol=0.05, atol=0.1)
+    torch.testing.assert_close(draws.std(0), oracle.stddev[0], rtol=0.05, atol=0.01)
+
+
+def test_an_action_space_without_a_distribution_is_named() -> None:
+    with pytest.raises(ValueError, match=r"action space .*Text.*expected Discrete"):
+        action_distribution(gym.spaces.Text(5))

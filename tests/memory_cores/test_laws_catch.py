@@ -1,0 +1,151 @@
+"""The laws must catch the faults they are for: a sound core passes them all, and each broken copy fails its law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from torch import Tensor, nn
+
+from memory_cores import CoreOutput, MemoryCore, State, Stream
+from tests.memory_cores.test_laws import (
+    LAWS,
+    Case,
+    acting_is_learning,
+    cases,
+    causality,
+    chunk_invariance,
+    gradients,
+    reset_isolation,
+    row_independence,
+)
+
+
+class Sound(MemoryCore):
+    """h_t = h_{t-1} / 2 + W x_t, with h = 0 before a reset."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.d_model = 4
+        self.weight = nn.Parameter(torch.randn(4, 4, dtype=torch.float64))
+
+    def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
+        return {"h": torch.zeros(batch_size, 4, dtype=self.weight.dtype, device=device)}
+
+    def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
+        h = state["h"].detach()
+        outputs = []
+        for t in range(x.shape[1]):
+            if reset is not None:
+                h = h * ~reset[:, t, None]
+            h = h / 2 + x[:, t] @ self.weight
+            outputs.append(h)
+        return CoreOutput(torch.stack(outputs, dim=1), {"h": h.detach()}, {}, {})
+
+    def stream(self, batch_size: int) -> Stream:
+        return SoundStream(self, batch_size)
+
+
+class SoundStream(Stream):
+    def __init__(self, core: MemoryCore, batch_size: int) -> None:
+        self.core = core
+        self.load(core.initial_state(batch_size))
+
+    def step(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
+        y, self.now, _, _ = self.core(x[:, None], self.now, None if reset is None else reset[:, None])
+        return y[:, 0]
+
+    def state(self) -> State:
+        return self.now
+
+    def load(self, state: State) -> None:
+        self.now = state
+
+
+class LeaksTheFuture(Sound):
+    def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
+        output = super().forward(x, state, reset)
+        return output._replace(y=output.y + x.mean(dim=1, keepdim=True))
+
+
+class IgnoresResets(Sound):
+    def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
+        return super().forward(x, state, None)
+
+
+class KeepsStateOnTheModule(Sound):
+    def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
+        kept = getattr(self, "kept", None)
+        output = super().forward(x, kept if kept and kept["h"].shape == state["h"].shape else state, reset)
+        self.kept = output.state
+        return output
+
+
+class DropsTheCacheOnStep(Sound):
+    def stream(self, batch_size: int) -> Stream:
+        return ForgetfulStream(self, batch_size)
+
+
+class ForgetfulStream(SoundStream):
+    def step(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
+        self.load(self.core.initial_state(x.shape[0]))
+        return super().step(x, reset)
+
+
+class MixesRows(Sound):
+    def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
+        return super().forward(x - x.mean(dim=0, keepdim=True), state, reset)
+
+
+class LetsGradientsIntoThePast(Sound):
+    def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
+        output = super().forward(x, state, reset)
+        return output._replace(y=output.y + state["h"][:, None] * 0)
+
+
+def run(law: Callable[[MemoryCore, Case], None], core: MemoryCore) -> None:
+    """Draw cases for one law, without shrinking what fails."""
+
+    @settings(max_examples=30, derandomize=True, database=None, phases=[Phase.generate])
+    @given(case=cases)
+    def draw(case: Case) -> None:
+        law(core, case)
+
+    draw()
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_a_sound_core_passes(law: Callable[[MemoryCore, Case], None]) -> None:
+    run(law, Sound())
+
+
+@pytest.mark.parametrize(
+    ("broken", "law"),
+    [
+        (LeaksTheFuture, causality),
+        (IgnoresResets, reset_isolation),
+        (KeepsStateOnTheModule, chunk_invariance),
+        (DropsTheCacheOnStep, acting_is_learning),
+        (MixesRows, row_independence),
+        (LetsGradientsIntoThePast, gradients),
+    ],
+)
+def test_a_broken_core_is_caught(broken: type[Sound], law: Callable[[MemoryCore, Case], None]) -> None:
+    with pytest.raises(AssertionError):
+        run(law, broken())
+
+
+@pytest.mark.parametrize(
+    "law", [law for law in LAWS if law is not acting_is_learning], ids=lambda law: law.__name__
+)
+def test_dropping_the_cache_breaks_no_other_law(law: Callable[[MemoryCore, Case], None]) -> None:
+    run(law, DropsTheCacheOnStep())
+
+
+@pytest.mark.parametrize(
+    "law", [law for law in LAWS if law is not reset_isolation], ids=lambda law: law.__name__
+)
+def test_ignoring_resets_breaks_no_other_law(law: Callable[[MemoryCore, Case], None]) -> None:
+    run(law, IgnoresResets())
