@@ -49,7 +49,7 @@ class Run:
 
     @property
     def last_step(self) -> float:
-        return max(steps[-1] for steps, _ in self.curves.values())
+        return float(max(steps[-1] for steps, _ in self.curves.values()))
 
     def final(self, tag: str) -> float:
         """The mean of a curve over the last part of its run."""
