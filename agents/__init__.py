@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from agents.config import ExperimentConfig
@@ -13,12 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "ExperimentConfig", "ImpalaTrainer", "TrainingError", "evaluate"]
 
+MODULES = {
+    "Evaluation": "agents.evaluation",
+    "ImpalaTrainer": "agents.trainer",
+    "TrainingError": "agents.learner",
+    "evaluate": "agents.evaluation",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # The configuration is read and checked before torch is imported, so that a mistake in it is told at once.
-    from agents import evaluation, learner, trainer
-
-    for module in (trainer, evaluation, learner):
-        if name in __all__ and hasattr(module, name):
-            return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # A configuration is read and checked before torch is imported, so that a mistake in it is told at once.
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(MODULES[name]), name)

@@ -76,7 +76,7 @@ def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: b
         import agents
         from reverie import train as training
 
-        with contextlib.closing(agents.make_trainer(config)) as trainer:
+        with contextlib.closing(agents.ImpalaTrainer(config)) as trainer:
             print(f"training {config.core.name} on {config.env.id} in {folder}", file=sys.stderr)
             return training.run(config, trainer, folder, resume)
 
