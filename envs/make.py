@@ -29,8 +29,10 @@ def make(
         one_hot_view = _minigrid_wrapper(env_id)
     try:
         env = gymnasium.make(env_id, render_mode=render_mode, disable_env_checker=True, **(kwargs or {}))
-    except UnregisteredEnv as error:
-        raise EnvError(f"environment {env_id!r}: {error}{_suggestion(env_id)}") from None
+    except UnregisteredEnv:
+        raise EnvError(f"environment {env_id!r} is not registered{_suggestion(env_id)}") from None
+    except EnvError as error:
+        raise EnvError(f"environment {env_id!r}: {error}") from None
     except Exception as error:
         raise EnvError(f"environment {env_id!r}: {type(error).__name__}: {error}{_origin(error)}") from None
     return one_hot_view(env) if minigrid else env

@@ -482,3 +482,28 @@ def test_assemble_undoes_leaves() -> None:
     nested = assemble(NEST, [np.full(1, i) for i in range(len(leaves(NEST)))])
     assert [int(array[0]) for array in arrays(nested)] == [0, 1, 2, 3]
     assert isinstance(nested["parts"], tuple)
+
+
+def test_only_finite_numbers_of_the_last_info_are_kept() -> None:
+    info = {
+        "laps": np.int64(3),
+        "lost": float("nan"),
+        "name": "x",
+        "is_success": np.array([True]),
+        "fast": True,
+    }
+    vector = envs.EnvVector(lambda: Faulty(terminated=True, info=info), num_envs=1, seed=0)
+    for _ in range(2):
+        vector.step(np.array([0]))
+    torch.save(state := vector.state(), file := io.BytesIO())
+    file.seek(0)
+    assert str(torch.load(file, weights_only=True)) == str(state)
+    (episode,) = vector.pop_episodes()
+    assert episode.info == {"laps": 3.0, "fast": 1.0}
+    assert episode.success is True
+
+
+def test_a_vector_can_be_closed_twice() -> None:
+    vector = envs.EnvVector(lambda: envs.make("CartPole-v1"), num_envs=2, seed=0)
+    vector.close()
+    vector.close()
