@@ -81,7 +81,7 @@ class Policy(nn.Module):
     ) -> PolicyOutput:
         """B rows of T entries at once: leaves (B, T, ...), last_action (B, T, ...), last_reward and reset (B, T)."""
         rows, length = reset.shape
-        flat = {path: leaf.flatten(0, 1) for path, leaf in observation.items()}
+        flat = {name: leaf.flatten(0, 1) for name, leaf in observation.items()}
         x = self.embed(flat, last_action.flatten(0, 1), last_reward.flatten())
         core = self.core(x.view(rows, length, -1), core_state, reset)
         return PolicyOutput(*self.heads(core.y), core)

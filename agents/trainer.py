@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ class ImpalaTrainer:
             "step_count": self.step_count,
             "dropped_unrolls": self.dropped_unrolls,
             "episode_count": self.episode_count,
-            "episodes": [[e.return_, e.length, e.success, e.row, e.episode] for e in self.episodes],
+            "episodes": [asdict(episode) for episode in self.episodes],
             "torch_generator": torch.get_rng_state(),
         }
 
@@ -124,7 +125,7 @@ class ImpalaTrainer:
         self.step_count = state["step_count"]
         self.dropped_unrolls = state["dropped_unrolls"]
         self.episode_count = state["episode_count"]
-        self.episodes = deque((EpisodeStats(*row) for row in state["episodes"]), maxlen=EPISODE_WINDOW)
+        self.episodes = deque((EpisodeStats(**e) for e in state["episodes"]), maxlen=EPISODE_WINDOW)
         torch.set_rng_state(state["torch_generator"])
         self.published = -1
         return self.actors.load(state["actors"])

@@ -31,8 +31,10 @@ def make(
         # An environment that cannot be drawn need not have a render_mode to set.
         rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         env = gymnasium.make(env_id, disable_env_checker=True, **rendering, **(kwargs or {}))
-    except UnregisteredEnv as error:
-        raise EnvError(f"environment {env_id!r}: {error}{_suggestion(env_id)}") from None
+    except UnregisteredEnv:
+        raise EnvError(f"environment {env_id!r} is not registered{_suggestion(env_id)}") from None
+    except EnvError as error:
+        raise EnvError(f"environment {env_id!r}: {error}") from None
     except Exception as error:
         raise EnvError(f"environment {env_id!r}: {type(error).__name__}: {error}{_origin(error)}") from None
     return one_hot_view(env) if minigrid else env

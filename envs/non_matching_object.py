@@ -107,8 +107,7 @@ class Room:
 
 
 class NonMatchingObject(gymnasium.Env[View, int]):
-    """Rounds of two rooms: see a sample behind glass, teleport, then walk onto the stand whose object is not
-    the sample.
+    """Rounds of two rooms: see a sample behind glass, teleport, walk onto the object that is not the sample.
 
     A round starts in room 1, where the sample stands behind glass on the left or the right. The pad straight
     ahead brings +1 and leads to room 2: a corridor, then two stands with the sample and another object.
