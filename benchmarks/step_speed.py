@@ -13,6 +13,7 @@ a hundred.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -86,18 +87,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     torch.set_num_threads(parser.parse_args().threads)
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), medians in microseconds of CPU
-    time\n") print(f"{'norm':5} {'positions':9} {'age':>8} {'step':>7} {'slowest':>8} {'forward':>8}
-    {'ratio':>6}") for norm in ("post", "pre", "gru"): for positions in ("relative", "rotary"): core =
-    memory_cores.build("transformer_xl", norm=norm, positions=positions, **SHAPE) for age in AGES: state =
-    state_at(core, age) steps, calls = cached_step(core, state), forward_step(core, state) step, call =
-    statistics.median(steps), statistics.median(calls) print( f"{norm:5} {positions:9} {age:8} {step:7.0f}
-    {max(steps):8.0f} {call:8.0f} {call / step:6.1f}", flush=True, ) print(f"\n{'core':14} {'options':36}
-    {'step':>7} {'with resets':>12}   batch 32, width 64") for name, options in ( ("feedforward", {}),
-    ("lstm", {}), *( ("transformer_xl", {"norm": norm, "positions": positions}) for norm in ("post", "gru")
-    for positions in ("relative", "rotary") ), ): plain, with_resets = actor_step(memory_cores.build(name,
-    d_model=64, **options), 32) shown = " ".join(f"{key}={value}" for key, value in options.items())
-    print(f"{name:14} {shown:36} {plain:7.0f} {with_resets:12.0f}", flush=True)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
+    print("medians in microseconds of CPU time\n")
+    print(f"{'norm':5} {'positions':9} {'age':>8} {'step':>7} {'slowest':>8} {'forward':>8} {'ratio':>6}")
+    for norm, positions in itertools.product(("post", "pre", "gru"), ("relative", "rotary")):
+        core = memory_cores.build("transformer_xl", norm=norm, positions=positions, **SHAPE)
+        for age in AGES:
+            state = state_at(core, age)
+            steps, calls = cached_step(core, state), forward_step(core, state)
+            step, call = statistics.median(steps), statistics.median(calls)
+            times = f"{step:7.0f} {max(steps):8.0f} {call:8.0f} {call / step:6.1f}"
+            print(f"{norm:5} {positions:9} {age:8} {times}", flush=True)
+
+    print(f"\n{'batch 32, width 64':50} {'step':>7} {'with resets':>12}")
+    gated = itertools.product(("transformer_xl",), ("post", "gru"), ("relative", "rotary"))
+    for name, *options in [("feedforward",), ("lstm",), *gated]:
+        keywords = {"norm": options[0], "positions": options[1]} if options else {}
+        plain, with_resets = actor_step(memory_cores.build(name, d_model=64, **keywords), 32)
+        print(f"{' '.join([name, *options]):50} {plain:7.0f} {with_resets:12.0f}", flush=True)
 
 
 if __name__ == "__main__":

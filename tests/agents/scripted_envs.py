@@ -18,7 +18,9 @@ class ConstantReward(gym.Env[np.ndarray, int]):
         self.time_limit = time_limit
         self.steps = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.steps = 0
         return np.ones(1, np.float32), {}
@@ -34,7 +36,9 @@ class RandomEpisodes(gym.Env[np.ndarray, int]):
     observation_space = gym.spaces.Box(-10, 10, (3,))
     action_space = gym.spaces.Discrete(3)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         return self._observe(), {}
 

@@ -46,7 +46,7 @@ TOLERANCE = {
 
 @dataclass(frozen=True)
 class Case:
-    """One drawn situation: streams that have run `past` steps and go on for one call of each of `lengths` steps."""
+    """One drawn situation: streams that have run `past` steps and go on for calls of `lengths` steps."""
 
     seed: int
     batch: int
