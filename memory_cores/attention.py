@@ -85,16 +85,18 @@ class RelativeAttention(MemoryAttention):
     ) -> Tensor:
         """x (B, T, D) attends to memory (B, M, D) and itself where the blocks' masks allow -> (B, T, D)."""
         query, key, value = self.project(x, memory)
-        distances = self.heads(self.position(self.dropout(positions.table)))  # (H, K + 1, D / H)
+        distances = self.heads(self.position(self.dropout(positions.table)))
+        distances = distances.transpose(-1, -2).contiguous()  # (H, D / H, K + 1)
         content_query = (query + positions.content_bias) * self.scale
         position_query = (query + positions.position_bias) * self.scale
         contexts = []
         for start, stop, mask in blocks:
             seen = slice(start, stop + memory.shape[1])
-            content = content_query[:, :, start:stop] @ key[:, :, seen].transpose(-1, -2)
-            distance = distances[:, -(content.shape[-1] + 1) :].transpose(-1, -2)
-            scores = content + relative_shift(position_query[:, :, start:stop] @ distance)
-            weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+            scores = content_query[:, :, start:stop] @ key[:, :, seen].transpose(-1, -2)
+            at_distance = position_query[:, :, start:stop] @ distances[..., -(scores.shape[-1] + 1) :]
+            penalty = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+            # in place, since the (B, H, S, K) scores are most of what a layer moves and none is needed twice
+            weights = scores.add_(relative_shift(at_distance)).add_(penalty).softmax(dim=-1)
             contexts.append(self.dropout(weights) @ value[:, :, seen])
         return self.merge(contexts)
 

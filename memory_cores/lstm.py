@@ -55,8 +55,8 @@ class LSTM(MemoryCore):
             packed, (h, c) = self.lstm(pieces.pack(x), (h, c))
             y = pieces.unpack(packed, steps=x.shape[1])
             h, c = h[:, pieces.last], c[:, pieces.last]
-        state = {name: tensor.detach().transpose(0, 1).to(x.dtype) for name, tensor in (("h", h), ("c", c))}
-        return CoreOutput(y, state, {}, {})
+        h, c = (tensor.detach().transpose(0, 1).to(x.dtype).contiguous() for tensor in (h, c))
+        return CoreOutput(y, {"h": h, "c": c}, {}, {})
 
     def stream(self, batch_size: int) -> LSTMStream:
         return LSTMStream(self, batch_size)
@@ -102,7 +102,8 @@ class LSTMStream(Stream):
     @torch.no_grad()
     def state(self) -> State:
         h = self.inputs[:, :, self.core.d_model :].transpose(0, 1)
-        return {"h": h.clone(), "c": self.cells.transpose(0, 1).clone()}
+        c = self.cells.transpose(0, 1)
+        return {name: t.clone(memory_format=torch.contiguous_format) for name, t in (("h", h), ("c", c))}
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -46,7 +46,7 @@ TOLERANCE = {
 
 @dataclass(frozen=True)
 class Case:
-    """One drawn situation: streams that have run `past` steps and go on for one call of each of `lengths` steps."""
+    """One drawn situation: streams that have run `past` steps and go on for calls of `lengths` steps."""
 
     seed: int
     batch: int
@@ -203,7 +203,7 @@ def row_independence(core: MemoryCore, case: Case) -> None:
 
 @torch.no_grad()
 def bounded_state(core: MemoryCore, case: Case) -> None:
-    """Law 6: the state keeps the shapes and types it had at first, and is batch-first."""
+    """Law 6: the state keeps the shapes and types it had at first, is batch-first and contiguous."""
     state = core.initial_state(case.batch)
     stream = core.stream(case.batch)
     first = {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
@@ -214,6 +214,7 @@ def bounded_state(core: MemoryCore, case: Case) -> None:
         stream.step(x[:, 0], reset[:, 0])
         for now in (state, stream.state()):
             assert {name: (tensor.shape, tensor.dtype) for name, tensor in now.items()} == first
+            assert all(tensor.is_contiguous() for tensor in now.values()), "safetensors saves no other layout"
 
 
 def gradients(core: MemoryCore, case: Case) -> None:

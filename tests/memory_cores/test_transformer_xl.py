@@ -296,7 +296,15 @@ def test_bad_calls_are_named() -> None:
         (lambda: core(x[..., :7], state), r"x has shape \(2, 5, 7\), expected \(batch, steps >= 1, 8\)"),
         (lambda: core(x[:, :0], state), r"x has shape \(2, 0, 8\)"),
         (lambda: core(x, state, torch.zeros(2, 5)), r"reset is torch.float32 \(2, 5\), expected torch.bool"),
-        (lambda: core(x, core.initial_state(3)), r"state\['memory'\] has shape \(3, 2, 6, 8\)"),
+        (
+            lambda: core(x, core.initial_state(3)),
+            r"state\['memory'\] is torch.float64 \(3, 2, 6, 8\), expected",
+        ),
+        (
+            lambda: core(x, {**state, "memory": state["memory"].float()}),
+            r"state\['memory'\] is torch.float32",
+        ),
+        (lambda: core(x.long(), state), r"x is torch.int64, expected a floating-point type"),
         (lambda: core(x, {"age": state["age"]}), r"state has the entries \['age'\]"),
         (lambda: core.stream(2).step(x[:1, 0]), r"x has shape \(1, 8\), expected \(2, 8\)"),
     ):
