@@ -48,17 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             case _:
                 return list_names(arguments.what)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except ValueError as error:
-        envs = sys.modules.get("envs")
-        if envs is None or not isinstance(error, envs.EnvError):
+    except Exception as error:
+        code = _code_of_expected(error)
+        if code is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        _print_error(error)
+        return code
 
 
 def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: bool) -> int:
@@ -73,10 +73,10 @@ def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: b
 
     with open_run(config, resume=resume, overwrite=overwrite) as folder:
         torch.set_num_threads(config.train.num_threads)
-        import agents
+        from agents.trainer import ImpalaTrainer
         from reverie import train as training
 
-        with contextlib.closing(agents.make_trainer(config)) as trainer:
+        with contextlib.closing(ImpalaTrainer(config)) as trainer:
             print(f"training {config.core.name} on {config.env.id} in {folder}", file=sys.stderr)
             return training.run(config, trainer, folder, resume)
 
@@ -100,9 +100,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if found is None:
         raise RunFolderError(f"{run}: holds no checkpoint to evaluate")
     torch.set_num_threads(config.train.num_threads)
-    import agents
+    from agents.evaluation import evaluate as play
 
-    result = agents.evaluate(
+    result = play(
         config, found.weights, arguments.episodes, arguments.seed, arguments.greedy, arguments.video
     )
     if arguments.json:
@@ -142,7 +142,7 @@ def list_names(what: str) -> int:
 
         print("\n".join(envs.names()))
     else:
-        print("\n".join(shipped_configs()))
+        print(*shipped_configs(), sep="\n")
     return 0
 
 
@@ -169,17 +169,31 @@ def check_packages() -> None:
         place = Path(spec.origin).resolve() if spec is not None and spec.origin else None
         if place is None or place.parent.parent != home:
             raise UserError(
-                f"the package {name!r} is found at {place}, not beside reverie in {home}: another project's package "
-                f"of that name is in the way; install reverie in an environment of its own"
+                f"the package {name!r} is found at {place}, not beside reverie in {home}: another project's "
+                f"package of that name is in the way; install reverie in an environment of its own"
             )
 
 
+def _print_error(error: Exception) -> None:
+    lines = str(error).splitlines()
+    print("error:", "\n  ".join(["", *lines] if len(lines) > 1 else lines), file=sys.stderr)
+
+
+def _code_of_expected(error: Exception) -> int | None:
+    """The exit code of an error of our other packages that its message explains; None for any other."""
+    for module, name, code in (("envs", "EnvError", 2), ("agents.learner", "TrainingError", 1)):
+        # A package that was never imported, to keep the start fast, has raised nothing.
+        if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
+            return code
+    return None
+
+
 def _refuse_unasked_import(env_id: str, run: Path, allowed: str | None) -> None:
-    """A run folder may come from anywhere, so the code it names is imported only when the user names it too."""
+    """A run folder may come from anywhere: the code it names is imported only if the user names it too."""
     from reverie.run_folder import RunFolderError
 
     module, colon, _ = env_id.partition(":")
-    if colon and module != allowed:
+    if colon and module not in ("envs", allowed):
         raise RunFolderError(
             f"{run}: its environment {env_id!r} imports the module {module!r}; "
             f"if you trust that code, add --import {module}"

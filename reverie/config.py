@@ -83,7 +83,7 @@ def dump(config: ExperimentConfig) -> str:
 def validate(
     data: Mapping[str, Any], lines: Mapping[KeyPath, int]
 ) -> tuple[ExperimentConfig | None, list[str]]:
-    """The configuration, or None, and one sentence for each wrong field and each broken rule across fields."""
+    """The configuration, or None, and a sentence for each wrong field and each broken rule across fields."""
     try:
         config = TypeAdapter(ExperimentConfig).validate_json(json.dumps(data))
     except ValidationError as error:

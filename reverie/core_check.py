@@ -27,8 +27,8 @@ def check_core(
 ) -> tuple[dict[str, Any], list[str]]:
     """The core's options in the types it declares, and what is wrong with the `core` section.
 
-    With `config`, the parts of the experiment that depend on the core are checked too: the unroll length against
-    the core's period, and the memory a learner needs against the machine's.
+    With `config`, the parts of the experiment that depend on the core are checked too: the unroll length
+    against the core's period, and the memory a learner needs against the machine's.
     """
     name = section["name"]
     if name not in memory_cores.names():
@@ -63,7 +63,9 @@ def _typed_options(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any],
     problems = []
     for key, value in given.items():
         if key not in known:
-            problems.append(f"core.{key}: {name} has no such option; {did_you_mean(key, known)}")
+            problems.append(
+                f"core.{key}: {name} has no such option; {did_you_mean(key, [*known, 'd_model'])}"
+            )
             continue
         annotation = known[key].annotation
         try:

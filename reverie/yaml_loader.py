@@ -1,7 +1,7 @@
 """YAML for configuration files: plain data only, YAML 1.2 scalars, bounded in size and depth.
 
-PyYAML's own loader reads `1e-4` as a string, `on` as true and `010` as 8, keeps the last of two equal keys, and
-follows aliases without a bound. Here its event stream is read directly, so nothing is built before it was judged.
+PyYAML's own loader reads `1e-4` as a string, `on` as true and `010` as 8, keeps the last of two equal keys,
+and follows aliases without a bound. Here its event stream is read directly, so nothing is built unjudged.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def test_every_mistake_is_reported_in_one_error(config_file):
     )
     problems = problems_of(
         config_file, "train.total_steps=true", "core.memory_length=x", "core.memory_lenth=3", "run.name=../x",
-        "nonsense", "agent.optimizer=sgd", "train.seed=1.0", "agent.discount=.nan", "agent.reward_clip=.inf", "foo.bar=1",
+        "nonsense", "agent.optimizer=sgd", "train.seed=1.0", "agent.discount=.nan", "agent.reward_clip=.inf",
+        "foo.bar=1",
     )  # fmt: skip
     text = "\n".join(problems)
     for expected in [

@@ -19,7 +19,8 @@ def write_run(root, name, seed, core, slope, success=True, steps=200_000, **opti
     generator = np.random.default_rng(seed)
     text = "".join(f"  {key}: {value}\n" for key, value in options.items())
     (folder / "config.yaml").write_text(
-        f"env: {{id: reverie/TMaze-v0}}\ncore:\n  name: {core}\n{text}train: {{seed: {seed}}}\nrun: {{name: {name}}}\n"
+        f"env: {{id: reverie/TMaze-v0}}\ncore:\n  name: {core}\n{text}"
+        f"train: {{seed: {seed}}}\nrun: {{name: {name}}}\n"
     )
     with (folder / "metrics.jsonl").open("w") as file:
         for step in range(1000, steps + 1, 1000):

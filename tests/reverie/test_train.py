@@ -1,4 +1,4 @@
-"""The loop: stops, saves, resumes and logs exactly, through signals, kills, full disks and damaged checkpoints."""
+"""The loop stops, saves, resumes and logs exactly, through signals, kills, full disks and damaged files."""
 
 import contextlib
 import errno
@@ -224,7 +224,7 @@ def start(root, *options):
 
 
 def test_signals_and_kills_leave_a_run_that_can_be_resumed(tmp_path):
-    """Killed outright, then resumed and stopped by SIGTERM, then by SIGINT while a second run tries the folder."""
+    """Killed outright, then resumed and stopped by SIGTERM, then resumed and stopped by SIGINT."""
     process = start(tmp_path)
     process.kill()
     process.communicate(timeout=30)
