@@ -136,8 +136,9 @@ def newest(
 ) -> tuple[Checkpoint | None, list[Skipped]]:
     """The newest checkpoint under `root` that verifies, and the newer ones that do not.
 
-    Newest is by step, never by the clock. Returns (None, []) where there is no checkpoint. Raises CheckpointError
-    if there are some and none verifies, IncompatibleError if the newest whole one is another experiment's.
+    Newest is by step, never by the clock. Returns (None, []) where there is no checkpoint.
+    Raises CheckpointError if there are some and none verifies,
+    IncompatibleError if the newest whole one is another experiment's.
     """
     skipped: list[Skipped] = []
     for folder in reversed(folders(root)):

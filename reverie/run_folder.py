@@ -37,8 +37,8 @@ class RunFolderError(UserError):
 def open_run(config: ExperimentConfig, *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
     """The locked folder `run.root/run.name` with the resolved config.yaml in it.
 
-    Raises RunFolderError if another process runs in it, if it holds a run and neither `resume` nor `overwrite`
-    is asked for, if there is nothing to resume, or if it leads out of its root.
+    Raises RunFolderError if another process runs in it, if it holds a run and neither `resume` nor
+    `overwrite` is asked for, if there is nothing to resume, or if it leads out of its root.
     """
     folder = _place(Path(config.run.root), config.run.name)
     with contextlib.ExitStack() as stack:

@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 def run(config: ExperimentConfig, trainer: Trainer, folder: Path, resume: bool) -> int:
     """Train until `trainer.total_steps`, in a run folder that this process has locked.
 
-    Returns the exit code: 0, 1 if the last checkpoint could not be saved, or 128 plus the number of the signal
-    that asked to stop. Raises CheckpointError if `resume` finds checkpoints and none can be used.
+    Returns the exit code: 0, 1 if the last checkpoint could not be saved, or 128 plus the number of the
+    signal that asked to stop. Raises CheckpointError if `resume` finds checkpoints and none can be used.
     """
     with _stop_signals() as signals:
         saver = _Saver(folder / CHECKPOINTS, trainer, Window(), config.train.keep_checkpoints)

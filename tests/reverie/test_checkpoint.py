@@ -143,9 +143,10 @@ def become_a_folder(folder, name):
 
 DAMAGES = {
     "empty": truncate(0), "one byte": truncate(1), "eight bytes": truncate(8), "half": truncate_middle,
-    "one short": truncate(-1), "longer": append, "flip first": flip(0), "flip header": flip(12), "flip middle": flip_middle,
-    "flip last": flip(-1), "deleted": delete, "zeros": zero_fill, "pipe": become_a_pipe, "link": become_a_link,
-    "folder": become_a_folder,
+    "one short": truncate(-1), "longer": append, "flip first": flip(0), "flip header": flip(12),
+    "flip middle": flip_middle, "flip last": flip(-1), "deleted": delete,
+    "zeros": zero_fill, "pipe": become_a_pipe,
+    "link": become_a_link, "folder": become_a_folder,
 }  # fmt: skip
 
 

@@ -116,8 +116,8 @@ def test_rules_across_fields_and_of_the_core(config_file):
         "agent.unroll_length: expected a multiple of 4, the period of the stub core, got 6"
     )
     assert problems_of(config_file, "core.memory_length=0", "core.dropout=1") == [
-        "core.memory_length must be at least 1, got 0",
-        "core.dropout must be in [0, 1), got 1.0",
+        "core.memory_length: must be at least 1, got 0",
+        "core.dropout: must be in [0, 1), got 1.0",
     ]
     assert problems_of(config_file, "core.name=stubb") == [
         "core.name: no memory core is called 'stubb'; did you mean stub?"
