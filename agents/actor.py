@@ -87,8 +87,7 @@ class Actor:
 
         return Unroll(
             observation={
-                name: over_time([entry.observation[name] for entry in entries])
-                for name in self.envs.entry.observation
+                name: over_time([entry.observation[name] for entry in entries]) for name in self.envs.entry.observation
             },
             reset=over_time([entry.reset for entry in entries]),
             last_action=over_time([entry.last_action for entry in entries]),

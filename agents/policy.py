@@ -87,12 +87,8 @@ class Policy(nn.Module):
         return PolicyOutput(*self.heads(core.y), core)
 
 
-def make_policy(
-    config: ExperimentConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]
-) -> Policy:
+def make_policy(config: ExperimentConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Policy:
     """The policy an experiment describes, with freshly drawn weights (torch's global generator)."""
     core = memory_cores.build(config.core.name, d_model=config.core.d_model, **config.core.options)
     agent = config.agent
-    return Policy(
-        observation_space, action_space, core, agent.encoder_width, agent.reward_scale, agent.reward_clip
-    )
+    return Policy(observation_space, action_space, core, agent.encoder_width, agent.reward_scale, agent.reward_clip)

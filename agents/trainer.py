@@ -59,12 +59,16 @@ class ImpalaTrainer:
         for unroll in unrolls:
             self.episode_count += len(unroll.episodes)
             self.episodes.extend(unroll.episodes)
-        return metrics | self._episode_metrics() | {
-            "learner/policy_lag_mean": sum(lags) / len(lags),
-            "learner/policy_lag_max": float(max(lags)),
-            "learner/dropped_unrolls": self.dropped_unrolls,
-            "actors/restarts": self.actors.restarts,
-        }
+        return (
+            metrics
+            | self._episode_metrics()
+            | {
+                "learner/policy_lag_mean": sum(lags) / len(lags),
+                "learner/policy_lag_max": float(max(lags)),
+                "learner/dropped_unrolls": self.dropped_unrolls,
+                "actors/restarts": self.actors.restarts,
+            }
+        )
 
     def _gather(self) -> list[Unroll]:
         agent = self.config.agent

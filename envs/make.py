@@ -16,9 +16,7 @@ from envs.registration import TASKS, names
 MINIGRID = ("MiniGrid-", "BabyAI-")
 
 
-def make(
-    env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | None = None
-) -> gymnasium.Env[Any, Any]:
+def make(env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """Make the environment of a Gymnasium id; of `module:Name-v0` the module is imported first.
 
     MiniGrid and BabyAI ids need the extra `reverie[minigrid]` and come wrapped in `envs.minigrid.OneHotView`.

@@ -164,9 +164,7 @@ class NonMatchingObject(gymnasium.Env[View, int]):
         self._sample = self._other_stand = 0
         self._steps = self._finished = self._correct = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[View, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[View, dict[str, Any]]:
         super().reset(seed=seed)
         self._steps = self._finished = self._correct = 0
         self._sample = self._draw(NUM_OBJECTS)

@@ -235,9 +235,7 @@ class EnvVector:
             for name in ("observation_space", "action_space"):
                 expected, got = getattr(first, name), getattr(env, name)
                 if expected != got:
-                    raise EnvError(
-                        f"{name} of one environment is {got}, that of another made alike {expected}"
-                    )
+                    raise EnvError(f"{name} of one environment is {got}, that of another made alike {expected}")
         self.observation_space, self.action_space = first.observation_space, first.action_space
         self._leaves = leaves(self.observation_space)
         self._plain = None if self._leaves[0].path else self._leaves[0]
@@ -264,9 +262,7 @@ class EnvVector:
         """Start the next episode of row `i` with its own seed; its first observation goes into the batch."""
         row = self._rows[i]
         episode = row.episode + 1
-        row = self._rows[i] = _Row(
-            episode, episode_seed(self.seed, self.first_row + i, episode, self.evaluation)
-        )
+        row = self._rows[i] = _Row(episode, episode_seed(self.seed, self.first_row + i, episode, self.evaluation))
         try:
             first, _ = self._envs[i].reset(seed=row.seed)
         except Exception as error:

@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 def run(config: ExperimentConfig, trainer: Trainer, folder: Path, resume: bool) -> int:
     """Train until `trainer.total_steps`, in a run folder that this process has locked.
 
-    Returns the exit code: 0, 1 if the last checkpoint could not be saved, or 128 plus the number of the signal that
-    asked to stop. Raises CheckpointError if `resume` finds checkpoints and none can be used.
+    Returns the exit code: 0, 1 if the last checkpoint could not be saved, or 128 plus the number of the
+    signal that asked to stop. Raises CheckpointError if `resume` finds checkpoints and none can be used.
     """
     with _stop_signals() as signals:
         saver = _Saver(folder / CHECKPOINTS, trainer, Window(), config.train.keep_checkpoints)
@@ -72,9 +72,7 @@ def _loop(
             next_log = _next_multiple(trainer.update_count, config.log_interval)
         if trainer.update_count >= next_save:
             saved = saver.save()
-            next_save = (
-                _next_multiple(trainer.update_count, config.checkpoint_interval) if saved else next_log
-            )
+            next_save = _next_multiple(trainer.update_count, config.checkpoint_interval) if saved else next_log
         progress.update(trainer.step_count, mean_return)
     progress.update(trainer.step_count, mean_return, last=True)
 
@@ -103,9 +101,7 @@ class _Saver:
         trainer = self.trainer
         state = {"trainer": trainer.state(), "window": self.window.state()}
         try:
-            checkpoint.save(
-                self.root, trainer.step_count, trainer.weights(), state, trainer.fingerprint(), self.keep
-            )
+            checkpoint.save(self.root, trainer.step_count, trainer.weights(), state, trainer.fingerprint(), self.keep)
         except CheckpointError as error:
             logger.error("the checkpoint of step %d is not saved: %s", trainer.step_count, error)
             return False
@@ -139,7 +135,7 @@ class _Saver:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them; the second one ends the process at once."""
+    """Collect SIGINT and SIGTERM in a list instead of dying of them; the second ends the process at once."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -21,9 +21,7 @@ class ConstantReward(gym.Env[np.ndarray, int]):
         self.mean_time_limit = mean_time_limit
         self.steps_left: int | None = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         if self.mean_time_limit is not None:
             self.steps_left = int(self.np_random.integers(1, 2 * self.mean_time_limit))
@@ -41,9 +39,7 @@ class RandomEpisodes(gym.Env[np.ndarray, int]):
     observation_space = gym.spaces.Box(-10, 10, (3,))
     action_space = gym.spaces.Discrete(3)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         return self._observe(), {}
 

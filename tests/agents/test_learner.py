@@ -55,9 +55,7 @@ def loss_by_hand(policy: Policy, data: Batch, config: ExperimentConfig) -> Tenso
         parameters, values = output.action_parameters[0], output.values[0]
         v = values.detach().double()
         log_probs = [Categorical(logits=parameters[t]).log_prob(data.action[b, t]) for t in range(length)]
-        ratios = [
-            (lp.detach() - data.behaviour_log_probs[b, t]).exp().item() for t, lp in enumerate(log_probs)
-        ]
+        ratios = [(lp.detach() - data.behaviour_log_probs[b, t]).exp().item() for t, lp in enumerate(log_probs)]
         target = v.clone()
         for t in reversed(range(length)):
             if not data.valid[b, t]:
@@ -65,9 +63,7 @@ def loss_by_hand(policy: Policy, data: Batch, config: ExperimentConfig) -> Tenso
             gamma = 0.0 if data.terminated[b, t] else agent.discount
             reward = max(-1.0, min(1.0, 0.5 * data.reward[b, t].item()))
             rho, c = min(agent.rho_bar, ratios[t]), min(agent.c_bar, ratios[t])
-            target[t] = (
-                v[t] + rho * (reward + gamma * v[t + 1] - v[t]) + gamma * c * (target[t + 1] - v[t + 1])
-            )
+            target[t] = v[t] + rho * (reward + gamma * v[t + 1] - v[t]) + gamma * c * (target[t + 1] - v[t + 1])
             advantage = rho * (reward + gamma * target[t + 1] - v[t])
             total = total - log_probs[t] * advantage.float()
             total = total + agent.value_cost * 0.5 * (target[t].float() - values[t]) ** 2
@@ -136,9 +132,7 @@ def test_an_endless_reward_has_the_value_of_its_sum(
         trainer.update()
     unroll = trainer.actors.next_unroll()
     data = batch([unroll])
-    output = trainer.learner.policy(
-        data.observation, data.last_action, data.last_reward, data.reset, data.core_state
-    )
+    output = trainer.learner.policy(data.observation, data.last_action, data.last_reward, data.reset, data.core_state)
     trainer.close()
     torch.testing.assert_close(output.values.detach(), torch.full_like(output.values, 5.0), rtol=0.02, atol=0)
 

@@ -87,9 +87,7 @@ def loop_oracle(env: gymnasium.Env[Any, Any], actions: list[int], seeds: list[in
 ends = st.tuples(st.integers(1, 4), st.booleans(), st.booleans())
 
 
-@given(
-    script=st.lists(ends, min_size=1, max_size=4), seed=st.integers(0, 2**31 - 1), steps=st.integers(1, 25)
-)
+@given(script=st.lists(ends, min_size=1, max_size=4), seed=st.integers(0, 2**31 - 1), steps=st.integers(1, 25))
 @settings(max_examples=60, deadline=None)
 def test_every_field_agrees_with_a_plain_loop(script: Any, seed: int, steps: int) -> None:
     vector = envs.EnvVector(lambda: Scripted(script), num_envs=2, seed=seed, first_row=3)
@@ -139,9 +137,7 @@ def test_a_bootstrap_entry_shows_the_final_observation_and_does_not_step() -> No
 
 
 def test_episodes_are_reported_once_with_their_return_and_success() -> None:
-    vector = envs.EnvVector(
-        lambda: Scripted([(2, True, False), (3, False, True)]), num_envs=1, seed=0, first_row=5
-    )
+    vector = envs.EnvVector(lambda: Scripted([(2, True, False), (3, False, True)]), num_envs=1, seed=0, first_row=5)
     for action in (0, 1, 0, 0, 2):
         vector.step(np.array([action]))
     first, second = vector.pop_episodes()
@@ -228,9 +224,7 @@ def test_actions_are_clipped_and_shifted_for_the_environment_alone() -> None:
     evaluation=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
-def test_load_goes_on_exactly(
-    observation: Any, action: Any, before: int, num_envs: int, evaluation: bool
-) -> None:
+def test_load_goes_on_exactly(observation: Any, action: Any, before: int, num_envs: int, evaluation: bool) -> None:
     def make_vector() -> envs.EnvVector:
         return envs.EnvVector(lambda: Drifting(observation, action), num_envs, 7, 2, evaluation)
 
@@ -338,9 +332,7 @@ def test_training_seeds_are_even_and_evaluation_seeds_odd(seed: int, row: int, e
 
 
 def test_rows_and_episodes_have_different_seeds() -> None:
-    seeds = {
-        episode_seed(s, row, episode, False) for s in range(4) for row in range(16) for episode in range(16)
-    }
+    seeds = {episode_seed(s, row, episode, False) for s in range(4) for row in range(16) for episode in range(16)}
     assert len(seeds) == 4 * 16 * 16
 
 
@@ -348,9 +340,7 @@ def test_rows_are_the_same_however_they_are_spread_over_actors() -> None:
     def observations(num_envs: int, first_row: int) -> Any:
         return envs.EnvVector(lambda: envs.make("CartPole-v1"), num_envs, 3, first_row).entry.observation["observation"]
 
-    np.testing.assert_array_equal(
-        observations(4, 0), np.concatenate([observations(2, 0), observations(2, 2)])
-    )
+    np.testing.assert_array_equal(observations(4, 0), np.concatenate([observations(2, 0), observations(2, 2)]))
 
 
 class Faulty(Scripted):

@@ -1,4 +1,4 @@
-"""The loop: stops, saves, resumes and logs exactly, through signals, kills, full disks and damaged checkpoints."""
+"""The loop stops, saves, resumes and logs exactly, through signals, kills, full disks and damaged files."""
 
 import contextlib
 import errno
@@ -33,8 +33,7 @@ def run(root, total_steps, resume=False, trainer=None, **options):
 
 def logged(folder):
     return [
-        {k: v for k, v in row.items() if k not in ("time", train.RATE)}
-        for row in read_rows(folder / "metrics.jsonl")
+        {k: v for k, v in row.items() if k not in ("time", train.RATE)} for row in read_rows(folder / "metrics.jsonl")
     ]
 
 
@@ -216,15 +215,13 @@ def start(root, *options):
         [sys.executable, script, root, *options], env=environment, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while (
-        not folders(root / "run" / "checkpoints") and time.monotonic() < deadline and process.poll() is None
-    ):
+    while not folders(root / "run" / "checkpoints") and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     return process
 
 
 def test_signals_and_kills_leave_a_run_that_can_be_resumed(tmp_path):
-    """Killed outright, then resumed and stopped by SIGTERM, then by SIGINT while a second run tries the folder."""
+    """Killed outright, then resumed and stopped by SIGTERM, then resumed and stopped by SIGINT."""
     process = start(tmp_path)
     process.kill()
     process.communicate(timeout=30)
