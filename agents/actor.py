@@ -49,7 +49,7 @@ class Acting:
 
 
 class Actor:
-    """A vector of environments and a copy of the policy. Ray runs it as a process, `num_actors: 0` calls it directly."""
+    """A vector of environments and a copy of the policy; a process on Ray, or called directly (`num_actors: 0`)."""
 
     def __init__(self, config: ExperimentConfig, index: int, incarnation: int = 0) -> None:
         """`index` and `incarnation` make the actor's seeds its own: a restarted actor plays new episodes."""

@@ -73,9 +73,9 @@ class Request:
 class ActorPool:
     """Actor processes, each with a bounded number of unrolls in flight.
 
-    Unrolls are return values: an object an actor put into the store itself would die with it. An actor that dies, raises
-    or misses its deadline is replaced by one of the next incarnation, and what the old one still had in flight is
-    dropped unread.
+    Unrolls are return values: an object an actor put into the store itself would die with it. An actor that dies,
+    raises or misses its deadline is replaced by one of the next incarnation, and what the old one still had in flight
+    is dropped unread.
     """
 
     def __init__(self, config: ExperimentConfig) -> None:

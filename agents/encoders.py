@@ -47,7 +47,7 @@ class ImageEncoder(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """Boxes of any other rank: flattened; integers are scaled to [0, 1] by their bounds, reals are taken as they are."""
+    """Boxes of any other rank, flattened; integers are scaled to [0, 1] by their bounds, reals taken as they are."""
 
     low: Tensor
     range: Tensor

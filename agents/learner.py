@@ -118,8 +118,8 @@ class Learner:
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row >= self.max_skipped_in_a_row:
                 raise TrainingError(
-                    f"{self.skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
-                    f"(last loss {float(loss.detach())}, gradient norm {float(gradient_norm)}); weights are those before them"
+                    f"{self.skipped_in_a_row} updates in a row had a loss or gradient that is not finite (last loss "
+                    f"{float(loss.detach())}, gradient norm {float(gradient_norm)}); the weights are those before them"
                 )
         return {name: float(value) for name, value in metrics.items()} | {
             "learner/gradient_norm": float(gradient_norm),

@@ -1,9 +1,9 @@
 """The data contract between actors and learner: unrolls of B environments over T steps.
 
-An unroll has T + 1 entries; the last is the first of the next unroll, there to bootstrap from. An entry is what the policy
-acts on: an observation, whether it starts an episode, and the action and reward that led to it. The first T entries carry
-what the actor then did and got. An entry with `valid` False is no transition: it is the final observation of an episode that
-a time limit cut, shown to the policy for its value alone.
+An unroll has T + 1 entries; the last is the first of the next unroll, there to bootstrap from. An entry is what the
+policy acts on: an observation, whether it starts an episode, and the action and reward that led to it. The first T
+entries carry what the actor then did and got. An entry with `valid` False is no transition: it is the final observation
+of an episode that a time limit cut, shown to the policy for its value alone.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Batch:
 
 
 def batch(unrolls: list[Unroll]) -> Batch:
-    """Join unrolls of one length along the batch dimension; copies, since arrays that came through Ray are read-only."""
+    """Join unrolls of one length along the batch dimension; copies, since arrays from Ray are read-only."""
 
     def join(arrays: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(arrays))

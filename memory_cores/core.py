@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
-"""What a core remembers: a flat dict of tensors, batch-first and of constant size. No core keeps any of it on the module."""
+"""What a core remembers: a flat dict of tensors, batch-first, of constant size. None of it is kept on the module."""
 
 
 class CoreOutput(NamedTuple):
