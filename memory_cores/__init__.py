@@ -37,9 +37,7 @@ def build(name: str, *, d_model: int, **core_options: object) -> MemoryCore:
     known = options(name)
     unknown = [option for option in core_options if option not in known]
     if unknown:
-        raise ValueError(
-            "; ".join(f"core {name!r} has no option {guess(option, known)}" for option in unknown)
-        )
+        raise ValueError("; ".join(f"core {name!r} has no option {guess(option, known)}" for option in unknown))
     return core_class(name)(d_model=d_model, **core_options)
 
 

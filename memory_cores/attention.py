@@ -80,9 +80,7 @@ class RelativeAttention(MemoryAttention):
         self.position = nn.Linear(d_model, d_model, bias=False)
         fan_in_normal_(self.position)
 
-    def forward(
-        self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RelativePositions
-    ) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RelativePositions) -> Tensor:
         """x (B, T, D) attends to memory (B, M, D) and itself where the blocks' masks allow -> (B, T, D)."""
         query, key, value = self.project(x, memory)
         distances = self.heads(self.position(self.dropout(positions.table)))
@@ -104,9 +102,7 @@ class RelativeAttention(MemoryAttention):
 class RotaryAttention(MemoryAttention):
     """Attention with rotary positions (Su et al., 2104.09864), which runs on torch's fused kernels."""
 
-    def forward(
-        self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RotaryPositions
-    ) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RotaryPositions) -> Tensor:
         """x (B, T, D) attends to memory (B, M, D) and itself where the blocks' masks allow -> (B, T, D)."""
         query, key, value = self.project(x, memory)
         cosine, sine = positions

@@ -59,9 +59,7 @@ class MemorySchedule:
             return 0
         phases = set(phase.tolist())
         if len(phases) != 1:
-            raise ValueError(
-                f"rows of one batch must share a phase of the memory schedule, found {sorted(phases)}"
-            )
+            raise ValueError(f"rows of one batch must share a phase of the memory schedule, found {sorted(phases)}")
         (shared,) = phases
         if not 0 <= shared < self.granularity:
             raise ValueError(f"state['phase'] is {shared}, expected 0 to {self.granularity - 1}")

@@ -39,9 +39,7 @@ class TransformerXL(MemoryCore):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        problems = at_least(
-            1, d_model=d_model, num_layers=num_layers, num_heads=num_heads, granularity=granularity
-        )
+        problems = at_least(1, d_model=d_model, num_layers=num_layers, num_heads=num_heads, granularity=granularity)
         problems += at_least(0, memory_length=memory_length)
         problems += at_least(1, d_ff=d_ff) if d_ff is not None else []
         problems += one_of(("post", "pre", "gru"), norm=norm)
@@ -89,9 +87,7 @@ class TransformerXL(MemoryCore):
         memory = state["memory"].detach()
         window = self.schedule.window(state["age"], state["phase"], reset, steps=x.shape[1])
         positions = self.positions(window.blocks, steps=x.shape[1], like=memory)
-        x = x.to(
-            memory.dtype
-        )  # under autocast the input may come in half precision; the residual stream never is
+        x = x.to(memory.dtype)  # under autocast the input may come in half precision; the residual stream never is
         inputs = []
         for layer, block in enumerate(self.blocks):
             inputs.append(x)
@@ -99,9 +95,7 @@ class TransformerXL(MemoryCore):
         state = {"memory": push(memory, inputs, window.age), "age": window.age, "phase": window.phase}
         return CoreOutput(x, state, {}, {})
 
-    def positions(
-        self, blocks: list[QueryBlock], *, steps: int, like: Tensor
-    ) -> RelativePositions | RotaryPositions:
+    def positions(self, blocks: list[QueryBlock], *, steps: int, like: Tensor) -> RelativePositions | RotaryPositions:
         """The position terms that every layer of one call shares."""
         capacity = self.schedule.capacity
         if self.relative:

@@ -153,9 +153,7 @@ class AttentionCache:
         self.qkv = packed(weight)
         self.buffer = memory.new_zeros(2, self.heads, batch_size, length, self.width)
         for cached, projected in zip(self.buffer, attention.project_memory(memory), strict=True):
-            cached[:, :, :capacity] = projected.view(batch_size, capacity, self.heads, self.width).permute(
-                2, 0, 1, 3
-            )
+            cached[:, :, :capacity] = projected.view(batch_size, capacity, self.heads, self.width).permute(2, 0, 1, 3)
         self.keys, self.values = self.buffer.flatten(1, 2)  # (H B, N, D / H), views
 
     def project(self, x: Tensor) -> Tensor:
@@ -184,9 +182,7 @@ class AttentionCache:
 class RelativeCache(AttentionCache):
     """Adds the tabulated terms of the relative positions."""
 
-    def __init__(
-        self, attention: RelativeAttention, memory: Tensor, length: int, core: TransformerXL
-    ) -> None:
+    def __init__(self, attention: RelativeAttention, memory: Tensor, length: int, core: TransformerXL) -> None:
         super().__init__(attention, memory, length)
         distances = torch.arange(memory.shape[1], -1, -1, device=memory.device)
         table = attention.position(sinusoids(distances, core.d_model, memory.dtype))

@@ -76,6 +76,5 @@ def check_state(core: MemoryCore, state: State, batch_size: int) -> None:
         given = state[name]
         if given.shape != tensor.shape or given.dtype != tensor.dtype:
             raise ValueError(
-                f"state[{name!r}] is {given.dtype} {tuple(given.shape)}, "
-                f"expected {tensor.dtype} {tuple(tensor.shape)}"
+                f"state[{name!r}] is {given.dtype} {tuple(given.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}"
             )

@@ -1,1 +1,1 @@
-"""The spine: command line, typed configuration, run folder, checkpoints, metrics, reports. No science in here."""
+"""The spine: command line, configuration, run folder, checkpoints, metrics, reports. No science in here."""

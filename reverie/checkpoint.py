@@ -7,8 +7,8 @@ A checkpoint is a folder named by its step:
     manifest.json         versions, step, fingerprint, and the size and SHA-256 of both files
     manifest.sha256       the SHA-256 of manifest.json, in the format of sha256sum
 
-It is written beside its place, fsynced, read back, and then renamed. When it is read, every hash is compared before a
-parser sees a byte.
+It is written beside its place, fsynced, read back, and then renamed. When it is read, every hash is compared
+before a parser sees a byte.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step` under `root`, then delete all but the newest `keep` that verify.
 
-    Returns its folder. Raises CheckpointError if it cannot be written or read back; nothing older is touched then.
+    Returns its folder. Raises CheckpointError if it cannot be written or read back; what is older stays then.
     """
     if keep < 2:
         raise ValueError(f"keep must be at least 2, got {keep}")
@@ -110,15 +110,13 @@ def save(
 def load(path: Path, fingerprint: Mapping[str, Any] | None = None) -> Checkpoint:
     """Read one checkpoint whose fingerprint must be the given one (None: any).
 
-    Raises CheckpointError if anything in it is damaged, IncompatibleError if it belongs to another experiment.
+    Raises CheckpointError if anything in it is damaged, IncompatibleError if it is of another experiment.
     """
     manifest = _read_manifest(path)
     if fingerprint is not None:
         differences = list(_differences(manifest["fingerprint"], _as_json(fingerprint)))
         if differences:
-            raise IncompatibleError(
-                f"{path}: was written by another experiment:\n  " + "\n  ".join(differences)
-            )
+            raise IncompatibleError(f"{path}: was written by another experiment:\n  " + "\n  ".join(differences))
     contents = {name: _verified(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
     with _parsing(path / WEIGHTS):
         weights = safetensors.torch.load(contents[WEIGHTS])
@@ -126,18 +124,15 @@ def load(path: Path, fingerprint: Mapping[str, Any] | None = None) -> Checkpoint
         state = torch.load(io.BytesIO(contents[STATE]), map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"expected a dict, got {type(state).__name__}")
-    return Checkpoint(
-        path, manifest["step"], weights, state, manifest["fingerprint"], manifest["num_threads"]
-    )
+    return Checkpoint(path, manifest["step"], weights, state, manifest["fingerprint"], manifest["num_threads"])
 
 
-def newest(
-    root: Path, fingerprint: Mapping[str, Any] | None = None
-) -> tuple[Checkpoint | None, list[Skipped]]:
+def newest(root: Path, fingerprint: Mapping[str, Any] | None = None) -> tuple[Checkpoint | None, list[Skipped]]:
     """The newest checkpoint under `root` that verifies, and the newer ones that do not.
 
-    Newest is by step, never by the clock. Returns (None, []) where there is no checkpoint. Raises CheckpointError if
-    there are some and none verifies, IncompatibleError if the newest whole one is another experiment's.
+    Newest is by step, never by the clock. Returns (None, []) where there is no checkpoint.
+    Raises CheckpointError if there are some and none verifies,
+    IncompatibleError if the newest whole one is another experiment's.
     """
     skipped: list[Skipped] = []
     for folder in reversed(folders(root)):
@@ -224,7 +219,7 @@ def _publish(root: Path, step: int, contents: Mapping[str, bytes]) -> Path:
 
 
 def _free_name(root: Path, step: int) -> Path:
-    """A folder for `step` that is not there yet: a damaged checkpoint of the same step stays beside the new one."""
+    """A folder for `step` that is not there yet: a damaged checkpoint of that step stays beside it."""
     folder, count = root / f"{step:012d}", 0
     while os.path.lexists(folder):
         count += 1
@@ -233,14 +228,14 @@ def _free_name(root: Path, step: int) -> Path:
 
 
 def _prune(root: Path, saved: Path, keep: int) -> None:
-    """Delete what is older than the newest `keep` whole checkpoints up to `saved`; a failure is only logged."""
+    """Delete what is older than the newest `keep` whole checkpoints up to `saved`; failures are logged."""
     older = [folder for folder in folders(root) if _order(folder.name) < _order(saved.name)]
     whole = 1
     for folder in reversed(older):
         if whole < keep:
             whole += _is_whole(folder)
             continue
-        # Renamed first, so that a deletion cut short leaves no half of a checkpoint under a checkpoint's name.
+        # Renamed first, so that a deletion cut short leaves no half under a checkpoint's name.
         doomed = root / f".tmp-{folder.name}-{os.getpid()}"
         try:
             os.replace(folder, doomed)
@@ -286,7 +281,7 @@ def _verified(path: Path, expected: Mapping[str, Any]) -> bytes:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes; links and pipes are refused without waiting on them."""
+    """The bytes of a regular file of at most `limit` bytes; links and pipes are refused, not waited on."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:

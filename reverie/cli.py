@@ -38,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_packages()
         match arguments.command:
             case "train":
-                return train(
-                    arguments.config, [*arguments.overrides, *rest], arguments.resume, arguments.overwrite
-                )
+                return train(arguments.config, [*arguments.overrides, *rest], arguments.resume, arguments.overwrite)
             case "evaluate":
                 return evaluate(arguments)
             case "report":
@@ -48,17 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             case _:
                 return list_names(arguments.what)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except ValueError as error:
-        envs = sys.modules.get("envs")
-        if envs is None or not isinstance(error, envs.EnvError):
+    except Exception as error:
+        code = _code_of_expected(error)
+        if code is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        _print_error(error)
+        return code
 
 
 def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: bool) -> int:
@@ -73,10 +71,10 @@ def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: b
 
     with open_run(config, resume=resume, overwrite=overwrite) as folder:
         torch.set_num_threads(config.train.num_threads)
-        import agents
+        from agents.trainer import ImpalaTrainer
         from reverie import train as training
 
-        with contextlib.closing(agents.make_trainer(config)) as trainer:
+        with contextlib.closing(ImpalaTrainer(config)) as trainer:
             print(f"training {config.core.name} on {config.env.id} in {folder}", file=sys.stderr)
             return training.run(config, trainer, folder, resume)
 
@@ -100,11 +98,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if found is None:
         raise RunFolderError(f"{run}: holds no checkpoint to evaluate")
     torch.set_num_threads(config.train.num_threads)
-    import agents
+    from agents.evaluation import evaluate as play
 
-    result = agents.evaluate(
-        config, found.weights, arguments.episodes, arguments.seed, arguments.greedy, arguments.video
-    )
+    result = play(config, found.weights, arguments.episodes, arguments.seed, arguments.greedy, arguments.video)
     if arguments.json:
         print(json.dumps({"run": str(run), "step": found.step, **dataclasses.asdict(result)}))
         return 0
@@ -142,7 +138,7 @@ def list_names(what: str) -> int:
 
         print("\n".join(envs.names()))
     else:
-        print("\n".join(shipped_configs()))
+        print(*shipped_configs(), sep="\n")
     return 0
 
 
@@ -169,17 +165,31 @@ def check_packages() -> None:
         place = Path(spec.origin).resolve() if spec is not None and spec.origin else None
         if place is None or place.parent.parent != home:
             raise UserError(
-                f"the package {name!r} is found at {place}, not beside reverie in {home}: another project's package "
-                f"of that name is in the way; install reverie in an environment of its own"
+                f"the package {name!r} is found at {place}, not beside reverie in {home}: another project's "
+                f"package of that name is in the way; install reverie in an environment of its own"
             )
 
 
+def _print_error(error: Exception) -> None:
+    lines = str(error).splitlines()
+    print("error:", "\n  ".join(["", *lines] if len(lines) > 1 else lines), file=sys.stderr)
+
+
+def _code_of_expected(error: Exception) -> int | None:
+    """The exit code of an error of our other packages that its message explains; None for any other."""
+    for module, name, code in (("envs", "EnvError", 2), ("agents.learner", "TrainingError", 1)):
+        # A package that was never imported, to keep the start fast, has raised nothing.
+        if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
+            return code
+    return None
+
+
 def _refuse_unasked_import(env_id: str, run: Path, allowed: str | None) -> None:
-    """A run folder may come from anywhere, so the code it names is imported only when the user names it too."""
+    """A run folder may come from anywhere: the code it names is imported only if the user names it too."""
     from reverie.run_folder import RunFolderError
 
     module, colon, _ = env_id.partition(":")
-    if colon and module != allowed:
+    if colon and module not in ("envs", allowed):
         raise RunFolderError(
             f"{run}: its environment {env_id!r} imports the module {module!r}; "
             f"if you trust that code, add --import {module}"
@@ -198,9 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser("train", help="train the experiment of a configuration", allow_abbrev=False)
-    command.add_argument(
-        "config", metavar="CONFIG", help="a YAML file, or a name from `reverie list configs`"
-    )
+    command.add_argument("config", metavar="CONFIG", help="a YAML file, or a name from `reverie list configs`")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=64")
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="continue the run in the run folder")
@@ -208,9 +216,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("evaluate", help="play episodes with a trained agent", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
-    command.add_argument(
-        "--episodes", type=_positive, default=100, help="episodes to play (default %(default)s)"
-    )
+    command.add_argument("--episodes", type=_positive, default=100, help="episodes to play (default %(default)s)")
     command.add_argument("--seed", type=_seed, default=0, help="seed of the episodes (default %(default)s)")
     command.add_argument("--greedy", action="store_true", help="take the likeliest action, do not sample")
     command.add_argument("--json", action="store_true", help="print one JSON object")
@@ -221,9 +227,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("report", help="draw learning curves of runs", allow_abbrev=False)
     command.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run folder")
-    command.add_argument(
-        "--output", metavar="PNG", type=Path, default=Path("report.png"), help="default %(default)s"
-    )
+    command.add_argument("--output", metavar="PNG", type=Path, default=Path("report.png"), help="default %(default)s")
 
     command = commands.add_parser("list", help="list what there is", allow_abbrev=False)
     command.add_argument("what", choices=("cores", "envs", "configs"))

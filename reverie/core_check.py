@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,16 +20,15 @@ from memory_cores.core import MemoryCore
 from reverie.config import did_you_mean, expected, got, number_hint
 
 MAX_MODULES = 5_000
+MAX_INTEGER = 2**40
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-def check_core(
-    section: Mapping[str, Any], config: ExperimentConfig | None
-) -> tuple[dict[str, Any], list[str]]:
+def check_core(section: Mapping[str, Any], config: ExperimentConfig | None) -> tuple[dict[str, Any], list[str]]:
     """The core's options in the types it declares, and what is wrong with the `core` section.
 
-    With `config`, the parts of the experiment that depend on the core are checked too: the unroll length against
-    the core's period, and the memory a learner needs against the machine's.
+    With `config`, the parts of the experiment that depend on the core are checked too: the unroll length
+    against the core's period, and the memory a learner needs against the machine's.
     """
     name = section["name"]
     if name not in memory_cores.names():
@@ -44,9 +44,10 @@ def check_core(
             core = memory_cores.build(name, d_model=d_model, **options)
             state = core.initial_state(1)
     except ValueError as error:
-        return options, [_core_path(line, options) for line in str(error).splitlines() if line.strip()]
+        return options, _core_problems(name, str(error))
     except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
-        return options, [f"core: cannot be built with these options: {error}"]
+        reason = str(error).partition("\n")[0]
+        return options, [f"core: cannot be built with these options: {reason}"]
     if config is not None:
         problems = _period_problems(core, config) + _size_problems(core, state, config)
     return options, problems
@@ -63,7 +64,10 @@ def _typed_options(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any],
     problems = []
     for key, value in given.items():
         if key not in known:
-            problems.append(f"core.{key}: {name} has no such option; {did_you_mean(key, known)}")
+            problems.append(f"core.{key}: {name} has no such option; {did_you_mean(key, [*known, 'd_model'])}")
+            continue
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            problems.append(f"core.{key}: expected at most {MAX_INTEGER} in size, {got(value)}")
             continue
         annotation = known[key].annotation
         try:
@@ -74,9 +78,14 @@ def _typed_options(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any],
     return options, problems
 
 
-def _core_path(line: str, options: Mapping[str, Any]) -> str:
-    word = line.split(maxsplit=1)[0].rstrip(":")
-    return f"core.{line}" if word in options or word == "d_model" else f"core: {line}"
+def _core_problems(name: str, message: str) -> list[str]:
+    """The problems a core's constructor lists in one message, each under the path of its option."""
+    known = {"d_model", *memory_cores.options(name)}
+    problems = []
+    for problem in re.split(r"\n|; ", message.removeprefix(f"options of core {name!r}: ")):
+        word, _, rest = problem.partition(" ")
+        problems.append(f"core.{word}: {rest}" if word in known else f"core: {problem}")
+    return problems
 
 
 @contextlib.contextmanager
@@ -95,9 +104,7 @@ def _bounded_size() -> Iterator[None]:
         nonlocal parameter_bytes
         parameter_bytes += parameter.nbytes if parameter is not None else 0
         if parameter_bytes > limit:
-            raise ValueError(
-                f"the parameters alone need more than this machine's memory of {limit / 2**30:.1f} GiB"
-            )
+            raise ValueError(f"the parameters alone need more than this machine's memory of {limit / 2**30:.1f} GiB")
 
     hooks = [
         nn_module.register_module_module_registration_hook(count_module),
@@ -119,9 +126,7 @@ def _period_problems(core: MemoryCore, config: ExperimentConfig) -> list[str]:
     ]
 
 
-def _size_problems(
-    core: MemoryCore, state: Mapping[str, torch.Tensor], config: ExperimentConfig
-) -> list[str]:
+def _size_problems(core: MemoryCore, state: Mapping[str, torch.Tensor], config: ExperimentConfig) -> list[str]:
     """What the learner holds at least, so that a refusal is never wrong."""
     agent = config.agent
     parameters = sum(parameter.nbytes for parameter in core.parameters())

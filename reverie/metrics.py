@@ -18,7 +18,7 @@ from reverie.run_folder import EVENTS, METRICS
 
 @dataclass
 class Window:
-    """Metrics of the updates since the last row: floats are averaged, ints are counts whose latest value stands."""
+    """Metrics of the updates since the last row: floats are averaged, of ints the latest stands."""
 
     sums: dict[str, float] = field(default_factory=dict)
     weights: dict[str, int] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Window:
 
 
 class MetricWriter:
-    """Appends rows to `metrics.jsonl` and to an event file; a failure to write is reported and never raised."""
+    """Appends rows to `metrics.jsonl` and to an event file; a failure to write is reported, never raised."""
 
     def __init__(self, folder: Path, resume_step: int | None = None) -> None:
         """Open the files of a run folder; with `resume_step`, rows after it are dropped first."""

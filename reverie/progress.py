@@ -14,7 +14,7 @@ PLAIN_INTERVAL = 10.0
 
 
 class ProgressLine:
-    """Steps, rate, time left and mean return: a live line on a terminal, now and then a plain line elsewhere."""
+    """Steps, rate, time left and mean return: a live line on a terminal, elsewhere a line now and then."""
 
     def __init__(self, total_steps: int, start_step: int, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -24,9 +24,7 @@ class ProgressLine:
         self._live: Progress | None = None
         if self._stream.isatty():
             console = Console(file=self._stream)
-            self._live = Progress(
-                BarColumn(), TextColumn("{task.description}"), console=console, transient=True
-            )
+            self._live = Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True)
             self._task = self._live.add_task("", total=total_steps, completed=start_step)
             self._live.start()
 

@@ -28,7 +28,7 @@ NUM_BINS = 100
 FINAL_FRACTION = 0.1
 """The part of a run, at its end, over which a final value is averaged."""
 _SAME_EXPERIMENT = ("train.seed", "run.name", "run.root")
-# Okabe and Ito's palette, told apart by colour-blind readers; black comes last, yellow is left out as too pale.
+# Okabe and Ito's palette, told apart by colour-blind readers; black comes last, pale yellow is left out.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 
@@ -41,7 +41,7 @@ class ReportError(UserError):
 
 @dataclass(frozen=True)
 class Run:
-    """The configuration of one run and its curves: for each tag the steps and the values, in order of steps."""
+    """The configuration of one run and its curves: for each tag the steps, in order, and the values."""
 
     path: Path
     config: dict[str, Any]
@@ -49,14 +49,12 @@ class Run:
 
     @property
     def last_step(self) -> float:
-        return max(steps[-1] for steps, _ in self.curves.values())
+        return float(max(steps[-1] for steps, _ in self.curves.values()))
 
     def final(self, tag: str) -> float:
         """The mean of a curve over the last part of its run."""
         steps, values = self.curves[tag]
-        return float(
-            values[steps >= self.last_step * (1 - FINAL_FRACTION)].mean() if len(steps) else math.nan
-        )
+        return float(values[steps >= self.last_step * (1 - FINAL_FRACTION)].mean() if len(steps) else math.nan)
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Group:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Group]:
-    """The runs grouped by their configuration without seed and name, labelled by core and what else differs."""
+    """The runs grouped by configuration without seed and name, labelled by core and what else differs."""
     by_config: dict[str, list[Run]] = {}
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
         run = _read_run(folder)
@@ -111,7 +109,7 @@ def draw(groups: Sequence[Group], output: Path) -> None:
 
 
 def table(groups: Sequence[Group]) -> str:
-    """Runs, steps and final values of each group as text; a final value is `mean [lowest, highest]` over seeds."""
+    """Runs, steps and final values of each group as text; a value is `mean [lowest, highest]` over seeds."""
     tags = [tag for tag in CURVES if any(tag in run.curves for group in groups for run in group.runs)]
     rows = [["experiment", "runs", "steps", *(f"final {tag}" for tag in tags)]]
     for group in groups:
@@ -125,7 +123,7 @@ def table(groups: Sequence[Group]) -> str:
 
 
 def bins(steps: Array, values: Array, edges: Array) -> Array:
-    """The means of the values between consecutive edges; empty bins inside a curve are interpolated, outside NaN."""
+    """The means of the values between edges; empty bins inside a curve are interpolated, outside NaN."""
     index = np.clip(np.searchsorted(edges, steps, side="left") - 1, 0, len(edges) - 2)
     counts = np.bincount(index, minlength=len(edges) - 1)
     sums = np.bincount(index, weights=values, minlength=len(edges) - 1)
@@ -161,8 +159,7 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     differing = [
         key
         for key in keys
-        if key not in (*_SAME_EXPERIMENT, "core.name")
-        and len({repr(config.get(key)) for config in configs}) > 1
+        if key not in (*_SAME_EXPERIMENT, "core.name") and len({repr(config.get(key)) for config in configs}) > 1
     ]
     labels = []
     for config in configs:

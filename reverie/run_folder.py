@@ -37,8 +37,8 @@ class RunFolderError(UserError):
 def open_run(config: ExperimentConfig, *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
     """The locked folder `run.root/run.name` with the resolved config.yaml in it.
 
-    Raises RunFolderError if another process runs in it, if it holds a run and neither `resume` nor `overwrite` is
-    asked for, if there is nothing to resume, or if it leads out of its root.
+    Raises RunFolderError if another process runs in it, if it holds a run and neither `resume` nor
+    `overwrite` is asked for, if there is nothing to resume, or if it leads out of its root.
     """
     folder = _place(Path(config.run.root), config.run.name)
     with contextlib.ExitStack() as stack:
@@ -47,9 +47,7 @@ def open_run(config: ExperimentConfig, *, resume: bool = False, overwrite: bool 
             stack.enter_context(_locked(folder))
             holds_run = any(os.path.lexists(folder / name) for name in _CONTENTS)
             if holds_run and not (resume or overwrite):
-                raise RunFolderError(
-                    f"{folder}: already holds a run; --resume continues it, --overwrite replaces it"
-                )
+                raise RunFolderError(f"{folder}: already holds a run; --resume continues it, --overwrite replaces it")
             if resume and not holds_run:
                 raise RunFolderError(f"{folder}: holds no run to resume")
             _refuse_links(folder)

@@ -25,8 +25,8 @@ class Trainer(Protocol):
     def update(self) -> dict[str, float]:
         """Make one learner update and return its scalar metrics by TensorBoard tag.
 
-        A float is averaged over the updates between two rows of metrics; an int is a running count, and the row gets
-        its latest value.
+        A float is averaged over the updates between two rows of metrics; an int is a running count, and
+        the row gets its latest value.
         """
 
     def weights(self) -> dict[str, Tensor]:
@@ -36,10 +36,10 @@ class Trainer(Protocol):
         """Everything else an exact resume needs, as what `torch.load(weights_only=True)` accepts."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """JSON data that must be equal for a checkpoint to be loaded: core, width, options, spaces, environment id."""
+        """JSON data that must be equal for a checkpoint to load: core, width, options, spaces, env id."""
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> list[str]:
-        """Restore what `weights` and `state` gave; returns warnings about what could not be restored exactly."""
+        """Restore what `weights` and `state` gave; returns warnings about what was not restored exactly."""
 
     def close(self) -> None:
         """Release processes and environments."""

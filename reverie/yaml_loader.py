@@ -1,7 +1,7 @@
 """YAML for configuration files: plain data only, YAML 1.2 scalars, bounded in size and depth.
 
-PyYAML's own loader reads `1e-4` as a string, `on` as true and `010` as 8, keeps the last of two equal keys, and
-follows aliases without a bound. Here its event stream is read directly, so nothing is built before it was judged.
+PyYAML's own loader reads `1e-4` as a string, `on` as true and `010` as 8, keeps the last of two equal keys,
+and follows aliases without a bound. Here its event stream is read directly, so nothing is built unjudged.
 """
 
 from __future__ import annotations
@@ -124,9 +124,7 @@ class _Reader:
         if len(path) > MAX_DEPTH:
             raise YamlError(f"line {line}: nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise YamlError(
-                f"line {line}: anchors and aliases (& and *) are not supported; in text, use quotes"
-            )
+            raise YamlError(f"line {line}: anchors and aliases (& and *) are not supported; in text, use quotes")
         if getattr(event, "tag", None) is not None:
             raise YamlError(f"line {line}: tags (!) are not supported; in text, use quotes")
         if isinstance(event, yaml.ScalarEvent):
@@ -163,9 +161,7 @@ class _Reader:
                 raise YamlError(f"line {line}: a key must be text, got {key!r}")
             here = (*path, key)
             if key in items:
-                self.problems.append(
-                    f"{'.'.join(here)} (line {line}): repeated; it was set on line {self.lines[here]}"
-                )
+                self.problems.append(f"{'.'.join(here)} (line {line}): repeated; it was set on line {self.lines[here]}")
                 self.node(next(self.events), here)
                 continue
             self.lines[here] = line

@@ -37,9 +37,7 @@ def test_imports_point_one_way(path: Path) -> None:
         top = module.split(".")[0]
         if top in MAY_IMPORT:
             assert top in MAY_IMPORT[package], f"{package} imports {module}"
-            private = [
-                part for part in [*module.split("."), name] if part.startswith("_") and part != "__version__"
-            ]
+            private = [part for part in [*module.split("."), name] if part.startswith("_") and part != "__version__"]
             assert top == package or not private, f"{package} imports the private {module}.{name}"
         elif package == "memory_cores":
             assert top in {"torch", *sys.stdlib_module_names}, f"memory_cores imports {module}"

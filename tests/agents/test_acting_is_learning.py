@@ -51,7 +51,5 @@ def test_in_one_process(make_config: MakeConfig, core: str) -> None:
 
 @pytest.mark.parametrize("core", memory_cores.names())
 def test_through_ray(make_config: MakeConfig, core: str) -> None:
-    config = make_config(
-        "tests.agents.scripted_envs:RandomEpisodes-v0", core, learning_rate=0.0, num_actors=1
-    )
+    config = make_config("tests.agents.scripted_envs:RandomEpisodes-v0", core, learning_rate=0.0, num_actors=1)
     check(config, unrolls=8)

@@ -64,9 +64,7 @@ def test_box_agrees_with_torch_in_units_of_the_space(low: float, high: float) ->
     torch.testing.assert_close(distribution.log_prob(parameters, action), oracle.log_prob(action.flatten(1)))
     torch.testing.assert_close(distribution.entropy(parameters), oracle.entropy())
     torch.testing.assert_close(distribution.mode(parameters).flatten(1), oracle.mean)
-    draws = distribution.sample(parameters[:1].expand(20_000, 12), torch.Generator().manual_seed(2)).flatten(
-        1
-    )
+    draws = distribution.sample(parameters[:1].expand(20_000, 12), torch.Generator().manual_seed(2)).flatten(1)
     torch.testing.assert_close(draws.mean(0), oracle.mean[0], rtol=0.05, atol=0.1)
     torch.testing.assert_close(draws.std(0), oracle.stddev[0], rtol=0.05, atol=0.01)
 

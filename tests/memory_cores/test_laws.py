@@ -161,9 +161,7 @@ def causality(core: MemoryCore, case: Case) -> None:
     for t in range(1, case.steps):
         changed_x = torch.cat([x[:, :t], other_x[:, t:]], dim=1)
         changed_reset = torch.cat([reset[:, :t], other_reset[:, t:]], dim=1)
-        assert_same(
-            core, core(changed_x, state, changed_reset).y[:, :t], y[:, :t], f"changed from step {t} on"
-        )
+        assert_same(core, core(changed_x, state, changed_reset).y[:, :t], y[:, :t], f"changed from step {t} on")
 
 
 @torch.no_grad()
@@ -301,9 +299,7 @@ def core_for(name: str, variant: int, dtype: torch.dtype) -> MemoryCore:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @given(case=cases)
-def test_law(
-    law: Callable[[MemoryCore, Case], None], name: str, variant: int, dtype: torch.dtype, case: Case
-) -> None:
+def test_law(law: Callable[[MemoryCore, Case], None], name: str, variant: int, dtype: torch.dtype, case: Case) -> None:
     law(core_for(name, variant, dtype), case)
 
 

@@ -19,9 +19,7 @@ def parameter_shapes() -> dict[str, dict[str, list[int]]]:
     """The names and shapes of the parameters of every core at width 8 with its defaults."""
     with torch.device("meta"):
         cores = {name: memory_cores.build(name, d_model=8) for name in memory_cores.names()}
-    return {
-        name: {key: list(t.shape) for key, t in core.state_dict().items()} for name, core in cores.items()
-    }
+    return {name: {key: list(t.shape) for key, t in core.state_dict().items()} for name, core in cores.items()}
 
 
 def test_parameters_are_those_that_checkpoints_hold() -> None:

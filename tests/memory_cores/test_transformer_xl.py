@@ -70,18 +70,14 @@ def plain_attention(core: TransformerXL, block: Any, context: Tensor, i: int, fi
             if core.relative:
                 u, v = core.content_bias[head, 0], core.position_bias[head, 0]
                 angles = [(i - j) / 10000 ** (2 * k / core.d_model) for k in range(core.d_model // 2)]
-                r = torch.tensor(
-                    [math.sin(a) for a in angles] + [math.cos(a) for a in angles], dtype=key.dtype
-                )
+                r = torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles], dtype=key.dtype)
                 distance = block.attention.position.weight[rows] @ r
                 score = query @ key + query @ distance + u @ key + v @ distance
             else:
                 score = plain_rotation(query, i) @ plain_rotation(key, j)
             scores.append(score / math.sqrt(width))
         exponentials = [torch.exp(score) for score in scores]
-        values = [
-            e * (w_v[rows] @ context[j]) for e, j in zip(exponentials, range(first, i + 1), strict=True)
-        ]
+        values = [e * (w_v[rows] @ context[j]) for e, j in zip(exponentials, range(first, i + 1), strict=True)]
         outputs.append(sum(values) / sum(exponentials))
     return block.attention.output.weight @ torch.cat(outputs)
 

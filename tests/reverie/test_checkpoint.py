@@ -1,4 +1,4 @@
-"""Checkpoints under every fault a disk, a signal or an enemy can bring: whole, or refused with file and reason."""
+"""Checkpoints under the faults that disks, signals and enemies bring: whole, or refused with a reason."""
 
 import errno
 import hashlib
@@ -142,9 +142,11 @@ def become_a_folder(folder, name):
 
 
 DAMAGES = {
-    "empty": truncate(0), "one byte": truncate(1), "eight bytes": truncate(8), "half": truncate_middle, "one short": truncate(-1),
-    "longer": append, "flip first": flip(0), "flip header": flip(12), "flip middle": flip_middle, "flip last": flip(-1),
-    "deleted": delete, "zeros": zero_fill, "pipe": become_a_pipe, "link": become_a_link, "folder": become_a_folder,
+    "empty": truncate(0), "one byte": truncate(1), "eight bytes": truncate(8), "half": truncate_middle,
+    "one short": truncate(-1), "longer": append, "flip first": flip(0), "flip header": flip(12),
+    "flip middle": flip_middle, "flip last": flip(-1), "deleted": delete,
+    "zeros": zero_fill, "pipe": become_a_pipe,
+    "link": become_a_link, "folder": become_a_folder,
 }  # fmt: skip
 
 

@@ -15,9 +15,10 @@ from reverie.yaml_loader import YamlError, dump, parse, read
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1e-4", 1e-4), ("1e+3", 1000.0), ("-.5", -0.5), ("3.", 3.0), ("0x1F", 31), ("0o17", 15), ("-0", 0),
-     ("on", "on"), ("yes", "yes"), ("NO", "NO"), ("true", True), ("null", None), ("~", None), ("", None), ("1_000", "1_000"),
-     ("+1", 1), ("12:30:45", "12:30:45"), ("2020-01-01", "2020-01-01"), (".inf", math.inf), ("'1'", "1"),
-     ('"on"', "on"), ("0.5", 0.5), ("=", "="), ("1e", "1e"), ("e5", "e5"), ("0", 0), ("0e0", 0.0)],
+     ("on", "on"), ("yes", "yes"), ("NO", "NO"), ("true", True), ("null", None), ("~", None), ("", None),
+     ("1_000", "1_000"), ("+1", 1), ("12:30:45", "12:30:45"), ("2020-01-01", "2020-01-01"),
+     (".inf", math.inf), ("'1'", "1"), ('"on"', "on"), ("0.5", 0.5),
+     ("=", "="), ("1e", "1e"), ("e5", "e5"), ("0", 0), ("0e0", 0.0)],
 )  # fmt: skip
 def test_scalars_follow_yaml_1_2(text, value):
     read = parse(f"a: {text}").value["a"]

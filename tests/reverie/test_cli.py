@@ -1,0 +1,129 @@
+"""The command line: mistakes are one message and exit code 2; runs go through."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reverie import cli
+from reverie.cli import main
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = """\
+env: {id: "envs:TMaze-v0"}
+core: {name: lstm, d_model: 8}
+agent: {num_actors: 0, envs_per_actor: 2, batch_size: 2, unroll_length: 8, encoder_width: 8}
+train: {total_steps: 64, log_interval: 1, checkpoint_interval: 2, keep_checkpoints: 2}
+run: {name: tiny}
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return str(path)
+
+
+def test_a_run_is_trained_resumed_evaluated_and_reported(experiment, capsys):
+    assert main(["train", experiment]) == 0
+    assert main(["train", experiment]) == 2
+    assert "--resume continues it" in capsys.readouterr().err
+    assert main(["train", experiment, "--resume", "train.total_steps=128"]) == 0
+    error = capsys.readouterr().err
+    assert "resumed from" in error
+    assert "128 / 128 steps" in error
+    assert main(["evaluate", "runs/tiny", "--episodes", "3", "--json", "--seed", "5"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["episodes"], result["seed"], result["step"]) == (3, 5, 128)
+    assert main(["evaluate", "runs/tiny", "--episodes", "3", "--greedy"]) == 0
+    assert "mean return" in capsys.readouterr().out
+    assert main(["report", "runs/tiny"]) == 0
+    assert Path("report.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "absent.yaml"], "absent.yaml: cannot be read: No such file"),
+        (["train", "tiny.yaml", "core.d_modl=3", "run.name=../x"], "did you mean d_model"),
+        (["train", "tiny.yaml", "--resume"], "holds no run to resume"),
+        (["train", "tiny.yaml", "env.id=envs:TMaz-v0"], "TMaz-v0"),
+        (["train", "tiny.yaml", "env.id=no_such_module:X-v0"], "no_such_module"),
+        (["evaluate", "absent"], "config.yaml: cannot be read"),
+        (["report", "absent"], "cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(experiment, capsys, arguments, words):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("error: ") or "error: " in error
+    assert words in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["train"], ["nonsense"], ["train", "x.yaml", "--resume", "--overwrite"],
+     ["train", "x.yaml", "--nonsense"], ["evaluate", "x", "--episodes", "0"],
+     ["evaluate", "x", "--seed", "-1"], ["evaluate", "x", "y=1"],
+     ["list", "x"], ["evaluate", "x", "--episodes", "9" * 5000]],
+)  # fmt: skip
+def test_arguments_that_make_no_sense_exit_with_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_a_run_folder_does_not_choose_what_is_imported(experiment, capsys):
+    run = Path("runs/evil")
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(TINY.replace("envs:TMaze-v0", "antigravity:X-v0"))
+    assert main(["evaluate", str(run)]) == 2
+    assert "--import antigravity" in capsys.readouterr().err
+    assert "antigravity" not in sys.modules
+
+
+def test_another_projects_package_of_the_same_name_is_pointed_out(tmp_path, monkeypatch, capsys):
+    other = tmp_path / "reverie" / "cli.py"
+    monkeypatch.setattr(cli, "__file__", str(other))
+    assert main(["list", "cores"]) == 2
+    error = capsys.readouterr().err
+    assert "another project's package" in error
+    assert "memory_cores" in error
+
+
+def test_lists_name_what_there_is(capsys):
+    assert main(["list", "cores"]) == 0
+    assert "lstm" in capsys.readouterr().out
+    assert main(["list", "envs"]) == 0
+    assert "envs:TMaze-v0" in capsys.readouterr().out
+    assert main(["list", "configs"]) == 0
+
+
+def test_shipped_configurations_are_found_by_name(tmp_path, monkeypatch):
+    (tmp_path / "configs" / "rl").mkdir(parents=True)
+    shipped = tmp_path / "configs" / "rl" / "maze.yaml"
+    shipped.write_text(TINY)
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "reverie" / "cli.py"))
+    assert cli.find_config("rl/maze") == shipped
+    assert cli.find_config("rl/maze.yaml") == shipped
+    assert cli.find_config("../x") == Path("../x")
+
+
+def test_help_and_version_do_not_import_torch_or_ray():
+    program = (
+        "import sys\n"
+        "from reverie.cli import main\n"
+        "for option in ('--help', '--version'):\n"
+        "    try: main([option])\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'ray', 'matplotlib', 'gymnasium'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for code in ("0 ", "1 ", "2 ", "130", "143"):
+        assert code in done.stdout
