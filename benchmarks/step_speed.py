@@ -66,6 +66,11 @@ def forward_step(core: MemoryCore, state: State) -> list[float]:
     return microseconds(call, FORWARD_CALLS)
 
 
+def spread(times: list[float]) -> str:
+    """The median, the fastest and the slowest."""
+    return f"{statistics.median(times):.0f} ({min(times):.0f} to {max(times):.0f})"
+
+
 def actor_step(core: MemoryCore, batch_size: int) -> tuple[float, float]:
     """The median times of a step of many rows, without resets and with a reset in every hundredth row."""
     stream = core.stream(batch_size)
@@ -86,16 +91,16 @@ def main() -> None:
     torch.set_num_threads(parser.parse_args().threads)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
-    print("medians in microseconds of CPU time\n")
-    print(f"{'norm':5} {'positions':9} {'age':>8} {'step':>7} {'slowest':>8} {'forward':>8} {'ratio':>6}")
+    print("microseconds of CPU time: median (fastest to slowest)\n")
+    print(f"{'norm':5} {'positions':9} {'age':>8}   {'step':20} {'forward':20} {'ratio':>6}")
     for norm, positions in itertools.product(("post", "pre", "gru"), ("relative", "rotary")):
         core = memory_cores.build("transformer_xl", norm=norm, positions=positions, **SHAPE)
         for age in AGES:
             state = state_at(core, age)
             steps, calls = cached_step(core, state), forward_step(core, state)
             step, call = statistics.median(steps), statistics.median(calls)
-            times = f"{step:7.0f} {max(steps):8.0f} {call:8.0f} {call / step:6.1f}"
-            print(f"{norm:5} {positions:9} {age:8} {times}", flush=True)
+            times = f"{spread(steps):20} {spread(calls):20} {call / step:6.1f}"
+            print(f"{norm:5} {positions:9} {age:8}   {times}", flush=True)
 
     print(f"\n{'batch 32, width 64':50} {'step':>7} {'with resets':>12}")
     gated = itertools.product(("transformer_xl",), ("post", "gru"), ("relative", "rotary"))
