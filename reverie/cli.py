@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         check_packages()
+        # `module:Name-v0` may name a module in the user's folder, which `python -m` finds and a script does not.
+        sys.path.append(str(Path.cwd()))
         match arguments.command:
             case "train":
                 return train(arguments.config, [*arguments.overrides, *rest], arguments.resume, arguments.overwrite)
