@@ -36,6 +36,7 @@ def run(config: ExperimentConfig, trainer: Trainer, folder: Path, resume: bool) 
     """
     with _stop_signals() as signals:
         saver = _Saver(folder / CHECKPOINTS, trainer, Window(), config.train.keep_checkpoints)
+        checkpoint.remove_stale(saver.root)
         if resume:
             saver.restore()
         writer = MetricWriter(folder, resume_step=trainer.step_count if resume else None)
