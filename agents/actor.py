@@ -11,7 +11,6 @@ from torch import Tensor
 import envs
 from agents.config import ExperimentConfig
 from agents.policy import Policy, make_policy
-from agents.spaces import leaf_arrays
 from agents.unroll import Unroll
 from envs import Entry, EnvVector
 
@@ -41,7 +40,7 @@ class Acting:
     @torch.no_grad()
     def act(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         """Actions (B, ...) on the entries of B rows, and their log-probabilities (B,)."""
-        observation = {path: torch.from_numpy(leaf) for path, leaf in leaf_arrays(entry.observation).items()}
+        observation = {name: torch.from_numpy(leaf) for name, leaf in entry.observation.items()}
         x = self.policy.embed(observation, torch.from_numpy(entry.last_action), torch.from_numpy(entry.last_reward))
         parameters, _ = self.policy.heads(self.stream.step(x, torch.from_numpy(entry.reset)))
         distribution = self.policy.distribution
@@ -83,13 +82,13 @@ class Actor:
             steps.append((action, log_probs))
             entries.append(self.envs.entry)
 
-        leaves = [leaf_arrays(entry.observation) for entry in entries]
-
         def over_time(arrays: list[np.ndarray]) -> np.ndarray:
             return np.stack(arrays, axis=1)
 
         return Unroll(
-            observation={path: over_time([leaf[path] for leaf in leaves]) for path in leaves[0]},
+            observation={
+                name: over_time([entry.observation[name] for entry in entries]) for name in self.envs.entry.observation
+            },
             reset=over_time([entry.reset for entry in entries]),
             last_action=over_time([entry.last_action for entry in entries]),
             last_reward=over_time([entry.last_reward for entry in entries]),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.spaces import leaf_spaces
+from envs import Leaf, leaves
 
 
 class ImageEncoder(nn.Module):
@@ -83,16 +83,13 @@ class OneHotEncoder(nn.Module):
         return torch.cat(hot, dim=-1)
 
 
-def leaf_encoder(space: gym.Space[Any], path: str) -> ImageEncoder | VectorEncoder | OneHotEncoder:
-    """The encoder of one leaf space; raises ValueError naming the path of a space that has none."""
-    if isinstance(space, gym.spaces.Box):
-        is_image = len(space.shape) == 3 and min(space.shape[:2]) >= 3
-        return ImageEncoder(space) if is_image else VectorEncoder(space)
-    if isinstance(space, gym.spaces.Discrete):
-        return OneHotEncoder([int(space.n)])
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return OneHotEncoder([int(n) for n in space.nvec.ravel()])
-    raise ValueError(f"{path}: {space} has no encoder; expected Box, Discrete, MultiDiscrete, Dict or Tuple of those")
+def leaf_encoder(leaf: Leaf) -> ImageEncoder | VectorEncoder | OneHotEncoder:
+    """The encoder of one leaf of an observation space."""
+    if isinstance(leaf.space, gym.spaces.Box):
+        is_image = len(leaf.shape) == 3 and min(leaf.shape[:2]) >= 3
+        return ImageEncoder(leaf.space) if is_image else VectorEncoder(leaf.space)
+    assert leaf.high is not None
+    return OneHotEncoder([int(n) for n in leaf.high.ravel()])
 
 
 class ObservationEncoder(nn.Module):
@@ -100,12 +97,12 @@ class ObservationEncoder(nn.Module):
 
     def __init__(self, space: gym.Space[Any], width: int) -> None:
         super().__init__()
-        self.paths = list(leaf_spaces(space))
-        encoders = [leaf_encoder(leaf, path) for path, leaf in leaf_spaces(space).items()]
+        self.names = [leaf.name for leaf in leaves(space)]
+        encoders = [leaf_encoder(leaf) for leaf in leaves(space)]
         self.leaves = nn.ModuleList(encoders)
         self.join = nn.Linear(sum(encoder.num_features for encoder in encoders), width)
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
-        """observation: path -> (N, ...), as `agents.spaces.leaf_arrays` names them. Returns (N, width)."""
-        features = [encoder(observation[path]) for path, encoder in zip(self.paths, self.leaves, strict=True)]
+        """observation: (N, ...) by the name of the leaf. Returns (N, width)."""
+        features = [encoder(observation[name]) for name, encoder in zip(self.names, self.leaves, strict=True)]
         return F.relu(self.join(torch.cat(features, dim=-1).to(self.join.weight.dtype)))

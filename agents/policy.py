@@ -81,18 +81,14 @@ class Policy(nn.Module):
     ) -> PolicyOutput:
         """B rows of T entries at once: leaves (B, T, ...), last_action (B, T, ...), last_reward and reset (B, T)."""
         rows, length = reset.shape
-        flat = {path: leaf.flatten(0, 1) for path, leaf in observation.items()}
+        flat = {name: leaf.flatten(0, 1) for name, leaf in observation.items()}
         x = self.embed(flat, last_action.flatten(0, 1), last_reward.flatten())
         core = self.core(x.view(rows, length, -1), core_state, reset)
         return PolicyOutput(*self.heads(core.y), core)
 
 
-def make_policy(
-    config: ExperimentConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]
-) -> Policy:
+def make_policy(config: ExperimentConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Policy:
     """The policy an experiment describes, with freshly drawn weights (torch's global generator)."""
     core = memory_cores.build(config.core.name, d_model=config.core.d_model, **config.core.options)
     agent = config.agent
-    return Policy(
-        observation_space, action_space, core, agent.encoder_width, agent.reward_scale, agent.reward_clip
-    )
+    return Policy(observation_space, action_space, core, agent.encoder_width, agent.reward_scale, agent.reward_clip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -58,12 +59,16 @@ class ImpalaTrainer:
         for unroll in unrolls:
             self.episode_count += len(unroll.episodes)
             self.episodes.extend(unroll.episodes)
-        return metrics | self._episode_metrics() | {
-            "learner/policy_lag_mean": sum(lags) / len(lags),
-            "learner/policy_lag_max": float(max(lags)),
-            "learner/dropped_unrolls": self.dropped_unrolls,
-            "actors/restarts": self.actors.restarts,
-        }
+        return (
+            metrics
+            | self._episode_metrics()
+            | {
+                "learner/policy_lag_mean": sum(lags) / len(lags),
+                "learner/policy_lag_max": float(max(lags)),
+                "learner/dropped_unrolls": self.dropped_unrolls,
+                "actors/restarts": self.actors.restarts,
+            }
+        )
 
     def _gather(self) -> list[Unroll]:
         agent = self.config.agent
@@ -113,7 +118,7 @@ class ImpalaTrainer:
             "step_count": self.step_count,
             "dropped_unrolls": self.dropped_unrolls,
             "episode_count": self.episode_count,
-            "episodes": [[e.return_, e.length, e.success, e.row, e.episode] for e in self.episodes],
+            "episodes": [asdict(episode) for episode in self.episodes],
             "torch_generator": torch.get_rng_state(),
         }
 
@@ -124,7 +129,7 @@ class ImpalaTrainer:
         self.step_count = state["step_count"]
         self.dropped_unrolls = state["dropped_unrolls"]
         self.episode_count = state["episode_count"]
-        self.episodes = deque((EpisodeStats(*row) for row in state["episodes"]), maxlen=EPISODE_WINDOW)
+        self.episodes = deque((EpisodeStats(**e) for e in state["episodes"]), maxlen=EPISODE_WINDOW)
         torch.set_rng_state(state["torch_generator"])
         self.published = -1
         return self.actors.load(state["actors"])

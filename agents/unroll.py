@@ -23,7 +23,7 @@ class Unroll:
     """What an actor returns: numpy arrays, which Ray moves without copying them."""
 
     observation: dict[str, np.ndarray]
-    """path -> (B, T + 1, ...), see `agents.spaces`."""
+    """(B, T + 1, ...) for each leaf of the observation space, by its name."""
     reset: np.ndarray
     """(B, T + 1) bool, True where the entry is the first of an episode."""
     last_action: np.ndarray

@@ -1,10 +1,11 @@
 """Environments by their Gymnasium id, the synchronous vector of them, and our own memory tasks."""
 
+from envs.entries import Entry, EpisodeStats, Transition
 from envs.errors import EnvError, EnvFault
 from envs.make import make
 from envs.registration import names, register
-from envs.spaces import check_spaces
-from envs.vector import Entry, EnvVector, EpisodeStats, Transition
+from envs.spaces import Leaf, check_spaces, leaves
+from envs.vector import EnvVector
 
 register()
 
@@ -14,8 +15,10 @@ __all__ = [
     "EnvFault",
     "EnvVector",
     "EpisodeStats",
+    "Leaf",
     "Transition",
     "check_spaces",
+    "leaves",
     "make",
     "names",
 ]

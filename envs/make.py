@@ -16,9 +16,7 @@ from envs.registration import TASKS, names
 MINIGRID = ("MiniGrid-", "BabyAI-")
 
 
-def make(
-    env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | None = None
-) -> gymnasium.Env[Any, Any]:
+def make(env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """Make the environment of a Gymnasium id; of `module:Name-v0` the module is imported first.
 
     MiniGrid and BabyAI ids need the extra `reverie[minigrid]` and come wrapped in `envs.minigrid.OneHotView`.
@@ -31,8 +29,10 @@ def make(
         # An environment that cannot be drawn need not have a render_mode to set.
         rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         env = gymnasium.make(env_id, disable_env_checker=True, **rendering, **(kwargs or {}))
-    except UnregisteredEnv as error:
-        raise EnvError(f"environment {env_id!r}: {error}{_suggestion(env_id)}") from None
+    except UnregisteredEnv:
+        raise EnvError(f"environment {env_id!r} is not registered{_suggestion(env_id)}") from None
+    except EnvError as error:
+        raise EnvError(f"environment {env_id!r}: {error}") from None
     except Exception as error:
         raise EnvError(f"environment {env_id!r}: {type(error).__name__}: {error}{_origin(error)}") from None
     return one_hot_view(env) if minigrid else env

@@ -107,8 +107,7 @@ class Room:
 
 
 class NonMatchingObject(gymnasium.Env[View, int]):
-    """Rounds of two rooms: see a sample behind glass, teleport, then walk onto the stand whose object is not
-    the sample.
+    """Rounds of two rooms: see a sample behind glass, teleport, walk onto the object that is not the sample.
 
     A round starts in room 1, where the sample stands behind glass on the left or the right. The pad straight
     ahead brings +1 and leads to room 2: a corridor, then two stands with the sample and another object.
@@ -165,9 +164,7 @@ class NonMatchingObject(gymnasium.Env[View, int]):
         self._sample = self._other_stand = 0
         self._steps = self._finished = self._correct = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[View, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[View, dict[str, Any]]:
         super().reset(seed=seed)
         self._steps = self._finished = self._correct = 0
         self._sample = self._draw(NUM_OBJECTS)

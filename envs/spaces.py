@@ -24,6 +24,7 @@ class Leaf:
     """One array of an observation: where it is in the nest, and what each environment must give."""
 
     path: tuple[str | int, ...]
+    space: gymnasium.Space[Any]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     start: Array | None
@@ -33,6 +34,7 @@ class Leaf:
 
     @property
     def name(self) -> str:
+        """Its name in the observation of an entry, e.g. `observation['camera']`; `observation` if there is no nest."""
         return "observation" + "".join(f"[{key!r}]" for key in self.path)
 
 
@@ -44,11 +46,11 @@ def leaves(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> lis
         case spaces.Tuple():
             return [leaf for i, part in enumerate(space.spaces) for leaf in leaves(part, (*path, i))]
         case spaces.Box():
-            return [Leaf(path, space.shape, np.dtype(space.dtype), None, None)]
+            return [Leaf(path, space, space.shape, np.dtype(space.dtype), None, None)]
         case spaces.Discrete() | spaces.MultiDiscrete():
             start = np.asarray(space.start, np.int64)
             high = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec, np.int64)
-            return [Leaf(path, high.shape, np.dtype(np.int64), start if start.any() else None, high)]
+            return [Leaf(path, space, high.shape, np.dtype(np.int64), start if start.any() else None, high)]
     where = "observation_space" + "".join(f"[{key!r}]" for key in path)
     expected = "Box, Discrete, MultiDiscrete, Dict or Tuple"
     raise EnvError(f"{where} is {type(space).__name__}, expected {expected}")
@@ -109,18 +111,3 @@ def settle(leaf: Leaf, batch: Array) -> tuple[int, str] | None:
     row = int(np.argmax(wrong.reshape(len(batch), -1).any(axis=1)))
     got = (batch[row] if leaf.start is None else batch[row] + leaf.start)[wrong[row]].flat[0]
     return row, f"{leaf.name} has {got}, expected {expected}"
-
-
-def assemble(space: gymnasium.Space[Any], arrays: list[Array]) -> Any:
-    """Nest one array a leaf, in the order of `leaves(space)`, as the space does: array, dict or tuple."""
-    remaining = iter(arrays)
-
-    def nest(part: gymnasium.Space[Any]) -> Any:
-        match part:
-            case spaces.Dict():
-                return {key: nest(inner) for key, inner in part.spaces.items()}
-            case spaces.Tuple():
-                return tuple(nest(inner) for inner in part.spaces)
-        return next(remaining)
-
-    return nest(space)

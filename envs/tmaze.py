@@ -31,9 +31,7 @@ class TMaze(gymnasium.Env[NDArray[np.float32], int]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012
 
-    def __init__(
-        self, length: int = 10, max_steps: int | None = None, render_mode: str | None = None
-    ) -> None:
+    def __init__(self, length: int = 10, max_steps: int | None = None, render_mode: str | None = None) -> None:
         self.max_steps = 4 * length + 20 if max_steps is None else max_steps
         for name, value in (("length", length), ("max_steps", self.max_steps)):
             if value < 1:

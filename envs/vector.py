@@ -16,6 +16,7 @@ An episode that is both terminated and truncated counts as terminated.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from numbers import Real
@@ -26,58 +27,14 @@ import numpy as np
 import torch
 
 from envs.actions import action_dtype, checked_actions, environment_actions
+from envs.entries import Entry, EpisodeStats, Transition
 from envs.errors import EnvError, EnvFault
-from envs.spaces import Array, assemble, check_spaces, leaves, settle, write
+from envs.spaces import Array, check_spaces, leaves, settle, write
 
 REWARD_LIMIT = 1e18
 """Bound on the absolute reward of a step: the square of more would leave float32."""
 REPLAY_LIMIT = 100_000
 """Steps of one episode beyond which its actions are no longer kept, so that it cannot be restored."""
-
-
-@dataclass(slots=True)
-class Entry:
-    """What B rows act on next."""
-
-    observation: Any
-    """Arrays (B, *shape), nested as the observation space is."""
-    reset: Array
-    """(B,) bool, the observation is the first of its episode."""
-    last_action: Array
-    """(B, *action shape), as the policy chose it; zeros at a reset."""
-    last_reward: Array
-    """(B,) float32; zero at a reset."""
-
-
-@dataclass(slots=True)
-class Transition:
-    """What one step of B rows brought."""
-
-    reward: Array
-    """(B,) float32."""
-    terminated: Array
-    """(B,) bool."""
-    truncated: Array
-    """(B,) bool."""
-    valid: Array
-    """(B,) bool, False where the row was only reset, after a bootstrap entry."""
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeStats:
-    """A finished episode."""
-
-    return_: float
-    """Sum of the raw rewards."""
-    length: int
-    success: bool | None
-    """What the last info says under "success" or "is_success"; None if it has neither."""
-    row: int
-    """Counted over all actors."""
-    episode: int
-    """Index within the row."""
-    info: dict[str, float] = field(default_factory=dict)
-    """The other numbers of the last info."""
 
 
 @dataclass(slots=True)
@@ -133,7 +90,7 @@ class EnvVector:
                 self._reset(i, self._arrays)
             self._settle(self._arrays)
             self.entry = Entry(
-                assemble(self.observation_space, self._arrays),
+                self._named(self._arrays),
                 reset=np.ones(num_envs, np.bool_),
                 last_action=np.zeros((num_envs, *self._action_shape), self._action_dtype),
                 last_reward=np.zeros(num_envs, np.float32),
@@ -149,12 +106,11 @@ class EnvVector:
         log, width = actions.tobytes(), actions.nbytes // self.num_envs
         observation = self._empty()
         rewards = [0.0] * self.num_envs
-        terminated, truncated, reset = (np.zeros(self.num_envs, np.bool_) for _ in range(3))
-        valid = np.ones(self.num_envs, np.bool_)
+        terminated, truncated, reset, skipped = np.zeros((4, self.num_envs), np.bool_)
+        any_reset = False
         for i, row in enumerate(self._rows):
             if row.bootstrap:
-                valid[i] = False
-                reset[i] = True
+                skipped[i] = reset[i] = any_reset = True
                 self._reset(i, observation)
                 continue
             final, reward, ended, cut, info = self._act(i, moves[i])
@@ -164,8 +120,7 @@ class EnvVector:
                 row.actions += log[i * width : (i + 1) * width]
             rewards[i] = reward
             if ended:
-                terminated[i] = True
-                reset[i] = True
+                terminated[i] = reset[i] = any_reset = True
                 self._finish(i, info)
                 self._reset(i, observation)
                 continue
@@ -176,13 +131,13 @@ class EnvVector:
             self._write(i, observation, final)
         batch_reward = np.array(rewards, np.float32)
         last_action, last_reward = actions.copy(), batch_reward.copy()
-        if reset.any():
+        if any_reset:
             last_action[reset] = 0
             last_reward[reset] = 0
         self._settle(observation)
         self._arrays = observation
-        self.entry = Entry(assemble(self.observation_space, observation), reset, last_action, last_reward)
-        return Transition(batch_reward, terminated, truncated, valid)
+        self.entry = Entry(self._named(observation), reset, last_action, last_reward)
+        return Transition(batch_reward, terminated, truncated, ~skipped)
 
     def pop_episodes(self) -> list[EpisodeStats]:
         """The episodes finished since the last call."""
@@ -194,7 +149,7 @@ class EnvVector:
         for env in self._envs:
             with contextlib.suppress(Exception):
                 env.close()  # type: ignore[no-untyped-call]
-        self._envs = []
+        self._envs, self._steps = [], []
 
     def state(self) -> dict[str, Any]:
         """All that `load` needs to go on exactly: plain data and tensors, fit for a weights-only load."""
@@ -230,7 +185,7 @@ class EnvVector:
         self._check_same(state)
         saved = [tensor.numpy().copy() for tensor in state["observation"]]
         self.entry = Entry(
-            assemble(self.observation_space, saved),
+            self._named(saved),
             state["reset"].numpy().copy(),
             state["last_action"].numpy().copy(),
             state["last_reward"].numpy().copy(),
@@ -280,11 +235,10 @@ class EnvVector:
             for name in ("observation_space", "action_space"):
                 expected, got = getattr(first, name), getattr(env, name)
                 if expected != got:
-                    raise EnvError(
-                        f"{name} of one environment is {got}, that of another made alike {expected}"
-                    )
+                    raise EnvError(f"{name} of one environment is {got}, that of another made alike {expected}")
         self.observation_space, self.action_space = first.observation_space, first.action_space
         self._leaves = leaves(self.observation_space)
+        self._plain = None if self._leaves[0].path else self._leaves[0]
         self._action_shape: tuple[int, ...] = self.action_space.shape or ()
         self._action_dtype = action_dtype(self.action_space)
 
@@ -308,9 +262,7 @@ class EnvVector:
         """Start the next episode of row `i` with its own seed; its first observation goes into the batch."""
         row = self._rows[i]
         episode = row.episode + 1
-        row = self._rows[i] = _Row(
-            episode, episode_seed(self.seed, self.first_row + i, episode, self.evaluation)
-        )
+        row = self._rows[i] = _Row(episode, episode_seed(self.seed, self.first_row + i, episode, self.evaluation))
         try:
             first, _ = self._envs[i].reset(seed=row.seed)
         except Exception as error:
@@ -324,15 +276,15 @@ class EnvVector:
         row = self._rows[i]
         success = info.get("success", info.get("is_success"))
         numbers = {
-            key: float(value)
+            str(key): float(value)
             for key, value in info.items()
-            if key not in ("success", "is_success") and isinstance(value, Real)
+            if key not in ("success", "is_success") and isinstance(value, Real) and math.isfinite(value)
         }
         self._episodes.append(
             EpisodeStats(
                 return_=row.return_,
                 length=row.length,
-                success=None if success is None else bool(success),
+                success=None if success is None else bool(np.all(success)),
                 row=self.first_row + i,
                 episode=row.episode,
                 info=numbers,
@@ -343,13 +295,18 @@ class EnvVector:
         """A new batch of observations, one array a leaf."""
         return [np.empty((self.num_envs, *leaf.shape), leaf.dtype) for leaf in self._leaves]
 
+    def _named(self, batch: list[Array]) -> dict[str, Array]:
+        """The batch by the names of the leaves."""
+        return {leaf.name: array for leaf, array in zip(self._leaves, batch, strict=True)}
+
     def _write(self, i: int, batch: list[Array], observation: Any) -> None:
         """Put the observation of environment `i` into the batch."""
+        plain = self._plain
         if (
-            len(batch) == 1
+            plain is not None
             and type(observation) is np.ndarray
-            and observation.shape == self._leaves[0].shape
-            and observation.dtype is self._leaves[0].dtype
+            and observation.shape == plain.shape
+            and observation.dtype is plain.dtype
         ):
             batch[0][i] = observation  # what the general way below does, faster
             return

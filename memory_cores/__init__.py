@@ -31,20 +31,18 @@ def names() -> tuple[str, ...]:
 def build(name: str, *, d_model: int, **core_options: object) -> MemoryCore:
     """A new core of width `d_model`, with its defaults for every option not given.
 
-    Raises ValueError for an unknown name or option, with the nearest known one, and for options that do not fit, all
-    of them at once.
+    Raises ValueError for an unknown name or option, with the nearest known one, and for options that do not
+    fit, all of them at once.
     """
     known = options(name)
     unknown = [option for option in core_options if option not in known]
     if unknown:
-        raise ValueError(
-            "; ".join(f"core {name!r} has no option {guess(option, known)}" for option in unknown)
-        )
+        raise ValueError("; ".join(f"core {name!r} has no option {guess(option, known)}" for option in unknown))
     return core_class(name)(d_model=d_model, **core_options)
 
 
 def options(name: str) -> dict[str, inspect.Parameter]:
-    """The keyword options of a core beside d_model, with their defaults and types (`Parameter.annotation`)."""
+    """The keyword options of a core beside d_model, with defaults and types (`Parameter.annotation`)."""
     parameters = inspect.signature(core_class(name), eval_str=True).parameters
     return {option: parameter for option, parameter in parameters.items() if option != "d_model"}
 

@@ -1,4 +1,4 @@
-"""Multi-head attention of a call's steps over remembered steps and themselves, with relative or rotary positions."""
+"""Multi-head attention over remembered steps and a call's own, with relative or rotary positions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class MemoryAttention(nn.Module):
         return x.view(*x.shape[:-1], -1, self.head_width).transpose(-3, -2)
 
     def project(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, T, D / H) of x (B, T, D); keys and values (B, H, M + T, D / H) of memory (B, M, D) and x."""
+        """Queries (B, H, T, D / H) of x (B, T, D), keys and values (B, H, M + T, D / H) of memory and x."""
         query, key, value = self.qkv(x).chunk(3, dim=-1)
         memory_key, memory_value = self.project_memory(memory)
         key = torch.cat([memory_key, key], dim=1)
@@ -80,21 +80,21 @@ class RelativeAttention(MemoryAttention):
         self.position = nn.Linear(d_model, d_model, bias=False)
         fan_in_normal_(self.position)
 
-    def forward(
-        self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RelativePositions
-    ) -> Tensor:
-        """x (B, T, D) attends to memory (B, M, D) and to itself where the blocks' masks allow -> (B, T, D)."""
+    def forward(self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RelativePositions) -> Tensor:
+        """x (B, T, D) attends to memory (B, M, D) and itself where the blocks' masks allow -> (B, T, D)."""
         query, key, value = self.project(x, memory)
-        distances = self.heads(self.position(self.dropout(positions.table)))  # (H, K + 1, D / H)
+        distances = self.heads(self.position(self.dropout(positions.table)))
+        distances = distances.transpose(-1, -2).contiguous()  # (H, D / H, K + 1)
         content_query = (query + positions.content_bias) * self.scale
         position_query = (query + positions.position_bias) * self.scale
         contexts = []
         for start, stop, mask in blocks:
             seen = slice(start, stop + memory.shape[1])
-            content = content_query[:, :, start:stop] @ key[:, :, seen].transpose(-1, -2)
-            distance = distances[:, -(content.shape[-1] + 1) :].transpose(-1, -2)
-            scores = content + relative_shift(position_query[:, :, start:stop] @ distance)
-            weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+            scores = content_query[:, :, start:stop] @ key[:, :, seen].transpose(-1, -2)
+            at_distance = position_query[:, :, start:stop] @ distances[..., -(scores.shape[-1] + 1) :]
+            penalty = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+            # in place, since the (B, H, S, K) scores are most of what a layer moves and none is needed twice
+            weights = scores.add_(relative_shift(at_distance)).add_(penalty).softmax(dim=-1)
             contexts.append(self.dropout(weights) @ value[:, :, seen])
         return self.merge(contexts)
 
@@ -102,10 +102,8 @@ class RelativeAttention(MemoryAttention):
 class RotaryAttention(MemoryAttention):
     """Attention with rotary positions (Su et al., 2104.09864), which runs on torch's fused kernels."""
 
-    def forward(
-        self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RotaryPositions
-    ) -> Tensor:
-        """x (B, T, D) attends to memory (B, M, D) and to itself where the blocks' masks allow -> (B, T, D)."""
+    def forward(self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RotaryPositions) -> Tensor:
+        """x (B, T, D) attends to memory (B, M, D) and itself where the blocks' masks allow -> (B, T, D)."""
         query, key, value = self.project(x, memory)
         cosine, sine = positions
         query = rotate(query, cosine[-x.shape[1] :], sine[-x.shape[1] :])

@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import PackedSequence
 class EpisodePieces(NamedTuple):
     """P pieces of episodes, longest first, and where their steps lie in the packed order of N = B * T steps.
 
-    The packed order is that of torch's PackedSequence: the first steps of all pieces, then the second steps, ...
+    The packed order is that of torch's PackedSequence: the first steps of all pieces, then the second steps,
+    ...
     """
 
     row: Tensor

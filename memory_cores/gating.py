@@ -11,8 +11,9 @@ from memory_cores.initialisation import fan_in_normal_
 class GRUGate(nn.Module):
     """g(x, y) = (1 - z) x + z h of the stream x and a sublayer's output y.
 
-    r = sigmoid(W_r y + U_r x), z = sigmoid(W_z y + U_z x - b), h = tanh(W_g y + U_g (r x)). b starts at 2, so that the
-    block is close to the identity at first. The six matrices are fused into one for r and z and one for h.
+    r = sigmoid(W_r y + U_r x), z = sigmoid(W_z y + U_z x - b), h = tanh(W_g y + U_g (r x)). b starts at 2, so
+    that the block is close to the identity at first. The six matrices are fused into one for r and z and one
+    for h.
     """
 
     def __init__(self, d_model: int) -> None:
@@ -26,8 +27,7 @@ class GRUGate(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y (..., D) -> (..., D)."""
-        reset, update = self.reset_update(torch.cat([y, x], dim=-1)).chunk(2, dim=-1)
-        gated = reset.sigmoid() * x
-        candidate = self.candidate(torch.cat([y, gated], dim=-1)).tanh()
-        y = x + (update - self.bias).sigmoid() * (candidate - x)
-        return y
+        gates: Tensor = self.reset_update(torch.cat([y, x], dim=-1))
+        reset, update = gates.chunk(2, dim=-1)
+        candidate: Tensor = self.candidate(torch.cat([y, reset.sigmoid() * x], dim=-1)).tanh()
+        return x + (update - self.bias).sigmoid() * (candidate - x)

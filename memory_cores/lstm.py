@@ -13,8 +13,9 @@ from memory_cores.validation import at_least, check_call, check_state, check_ste
 class LSTM(MemoryCore):
     """LSTM layers; a whole call is one call of torch.nn.LSTM, with or without resets in it.
 
-    State: h and c, each (B, L, D). The forget gates start with a bias of 1, or, given `max_dependency`, gates start for
-    dependencies of up to that many steps (chrono initialisation; Tallec & Ollivier, 1804.11188, equation 16).
+    State: h and c, each (B, L, D). The forget gates start with a bias of 1, or, given `max_dependency`, gates
+    start for dependencies of up to that many steps (chrono initialisation; Tallec & Ollivier, 1804.11188,
+    equation 16).
     """
 
     def __init__(self, *, d_model: int, num_layers: int = 1, max_dependency: int | None = None) -> None:
@@ -54,8 +55,8 @@ class LSTM(MemoryCore):
             packed, (h, c) = self.lstm(pieces.pack(x), (h, c))
             y = pieces.unpack(packed, steps=x.shape[1])
             h, c = h[:, pieces.last], c[:, pieces.last]
-        state = {name: tensor.detach().transpose(0, 1).to(x.dtype) for name, tensor in (("h", h), ("c", c))}
-        return CoreOutput(y, state, {}, {})
+        h, c = (tensor.detach().transpose(0, 1).to(x.dtype).contiguous() for tensor in (h, c))
+        return CoreOutput(y, {"h": h, "c": c}, {}, {})
 
     def stream(self, batch_size: int) -> LSTMStream:
         return LSTMStream(self, batch_size)
@@ -67,7 +68,8 @@ def gate_biases(lstm: nn.LSTM, layer: int) -> tuple[Tensor, Tensor]:
 
 
 class LSTMStream(Stream):
-    """Steps an `LSTM` core with one fused product [x, h] W a layer.
+    """Steps an `LSTM` core with one fused product [x, h] W a layer, in the parameters' dtype also under
+    autocast.
 
     Gates are reordered to i, f, o, g, so that one sigmoid serves three of them.
     """
@@ -80,6 +82,9 @@ class LSTMStream(Stream):
     @torch.no_grad()
     def step(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
         check_step(self.core, self.batch_size, x, reset)
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self.step(x.to(self.inputs.dtype), reset)
         width = self.core.d_model
         if reset is not None and reset.any():
             self.cells.masked_fill_(reset[:, None], 0.0)
@@ -97,7 +102,8 @@ class LSTMStream(Stream):
     @torch.no_grad()
     def state(self) -> State:
         h = self.inputs[:, :, self.core.d_model :].transpose(0, 1)
-        return {"h": h.clone(), "c": self.cells.transpose(0, 1).clone()}
+        c = self.cells.transpose(0, 1)
+        return {name: t.clone(memory_format=torch.contiguous_format) for name, t in (("h", h), ("c", c))}
 
     @torch.inference_mode(False)
     @torch.no_grad()

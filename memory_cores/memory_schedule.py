@@ -1,8 +1,9 @@
 """Which remembered steps a step attends to.
 
-Time t counts the steps of a stream. With memory length n and granularity g, step t attends to itself and to the steps
-[b(t), t), where b(t) = g * floor((t - n) / g), not below 0. With g = segment length and aligned segments this is the
-schedule of Transformer-XL (Dai et al., 1901.02860, section 3.2); with g = 1 it is an exact sliding window.
+Time t counts the steps of a stream. With memory length n and granularity g, step t attends to itself and to
+the steps [b(t), t), where b(t) = g * floor((t - n) / g), not below 0. With g = segment length and aligned
+segments this is the schedule of Transformer-XL (Dai et al., 1901.02860, section 3.2); with g = 1 it is an
+exact sliding window.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import torch
 from torch import Tensor
 
 MIN_QUERY_BLOCK = 128
-"""Queries are attended in blocks no shorter than this, so that short memories do not make many small products."""
+"""Queries are attended in blocks no shorter than this, lest short memories make many small products."""
 
 
 class QueryBlock(NamedTuple):
-    """Steps [start, stop) of a call and what they see of the keys [start, stop + capacity) of memory and call."""
+    """Steps [start, stop) of a call and which of the keys [start, stop + capacity) they see."""
 
     start: int
     stop: int
@@ -58,9 +59,7 @@ class MemorySchedule:
             return 0
         phases = set(phase.tolist())
         if len(phases) != 1:
-            raise ValueError(
-                f"rows of one batch must share a phase of the memory schedule, found {sorted(phases)}"
-            )
+            raise ValueError(f"rows of one batch must share a phase of the memory schedule, found {sorted(phases)}")
         (shared,) = phases
         if not 0 <= shared < self.granularity:
             raise ValueError(f"state['phase'] is {shared}, expected 0 to {self.granularity - 1}")
@@ -69,8 +68,8 @@ class MemorySchedule:
     def window(self, age: Tensor, phase: Tensor, reset: Tensor | None, steps: int) -> Window:
         """The attention masks of a call of `steps` steps, in query blocks, and the age and phase after it.
 
-        age, phase: (B,) int64 before the call. reset: (B, T) bool. Long calls are cut into blocks of about the
-        memory's capacity, so that attention costs O(T * capacity) and not O(T * T).
+        age, phase: (B,) int64 before the call. reset: (B, T) bool. Long calls are cut into blocks of about
+        the memory's capacity, so that attention costs O(T * capacity) and not O(T * T).
         """
         shared = self.shared_phase(phase)
         time = torch.arange(steps, device=age.device)
@@ -95,7 +94,7 @@ class MemorySchedule:
 
 
 def push(memory: Tensor, inputs: list[Tensor], age: Tensor) -> Tensor:
-    """The memory after a call: the newest layer inputs at its end, zeros in slots older than `age`, no gradient.
+    """The memory after a call: layer inputs newest last, zeros in slots older than `age`, no gradient.
 
     memory: (B, L, C, D). inputs: L tensors (B, T, D). age: (B,), valid slots after the call.
     """
@@ -109,6 +108,6 @@ def push(memory: Tensor, inputs: list[Tensor], age: Tensor) -> Tensor:
 
 
 def clear_unused(memory: Tensor, age: Tensor) -> Tensor:
-    """memory (B, L, C, D) with zeros in the slots older than age (B,), so that equal pasts are equal states."""
+    """memory (B, L, C, D) with zeros in slots older than age (B,), so that equal pasts are equal states."""
     slots = torch.arange(memory.shape[2], 0, -1, device=memory.device)
     return memory.masked_fill((slots > age[:, None])[:, None, :, None], 0.0)

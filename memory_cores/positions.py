@@ -31,9 +31,10 @@ def rotary_table(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Ten
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """x (..., N, width) with each pair (x_i, x_{i + width/2}) turned by its angle (Su et al., 2104.09864, eq. 34).
+    """x (..., N, width) with each pair (x_i, x_{i + width/2}) turned by its angle (Su et al., 2104.09864).
 
-    cosine, sine: (N, width / 2). A product of two rotated vectors depends on the difference of their positions alone.
+    cosine, sine: (N, width / 2). A product of two rotated vectors depends on the difference of their
+    positions alone.
     """
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
@@ -41,10 +42,11 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def relative_shift(scores: Tensor) -> Tensor:
-    """Align scores (..., S, K + 1) of S queries against the distances K - 1, ..., 0, -1 with the K keys they belong to.
+    """Align scores (..., S, K + 1) of S queries at the distances K - 1, ..., 0, -1 with the K keys.
 
-    Query i sits at key K - S + i, so its row moves left by S - 1 - i; that is a view with the row stride K, no copy.
-    Entries right of the query's own key are meaningless and must be masked. Dai et al., 1901.02860, appendix B.
+    Query i sits at key K - S + i, so its row moves left by S - 1 - i; that is a view with the row stride K,
+    no copy. Entries right of the query's own key are meaningless and must be masked. Dai et al., 1901.02860,
+    appendix B.
     """
     queries, keys = scores.shape[-2], scores.shape[-1] - 1
     moved = scores.flatten(-2)[..., queries - 1 : queries - 1 + queries * keys]

@@ -1,4 +1,4 @@
-"""One layer of a Transformer with memory: attention and MLP, with the norms and residual connections of three papers."""
+"""One layer of a Transformer with memory, in the three published orders of norm and residual."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Norm = Literal["post", "pre", "gru"]
 class TransformerBlock(nn.Module):
     """A layer around any attention module that is called as attention(x, memory, *more).
 
-    post: layer norm after each residual sum (Vaswani et al., 1706.03762). pre: identity map reordering, the norm on each
-    sublayer's input and a ReLU on its output (TrXL-I; Parisotto et al., 1910.06764, section 3.1). gru: as pre, with GRU
-    gates for the residual sums (GTrXL; section 3.2).
+    post: layer norm after each residual sum (Vaswani et al., 1706.03762). pre: identity map reordering, the
+    norm on each sublayer's input and a ReLU on its output (TrXL-I; Parisotto et al., 1910.06764, section
+    3.1). gru: as pre, with GRU gates for the residual sums (GTrXL; section 3.2).
     """
 
     def __init__(self, attention: nn.Module, *, d_model: int, d_ff: int, norm: Norm, dropout: float) -> None:

@@ -1,4 +1,4 @@
-"""Transformer-XL (Dai et al., 1901.02860), with the gates of GTrXL (Parisotto et al., 1910.06764) by default."""
+"""Transformer-XL (Dai et al., 1901.02860), gated as GTrXL (Parisotto et al., 1910.06764) by default."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from memory_cores.validation import at_least, check_call, one_of, probability, r
 
 
 class TransformerXL(MemoryCore):
-    """Transformer-XL: attention to a memory of each layer's past inputs; gated (GTrXL) unless norm says otherwise.
+    """Transformer-XL: attention to a memory of each layer's past inputs; gated (GTrXL) by default.
 
-    State: memory (B, L, C, D), the last C = memory_length + granularity - 1 inputs of each layer, newest last, zeros
-    where unused; age (B,) int64, the slots in use; phase (B,) int64, steps seen modulo granularity. Parameters do not
-    depend on memory_length or granularity, so both may differ between training and evaluation.
+    State: memory (B, L, C, D), the last C = memory_length + granularity - 1 inputs of each layer, newest
+    last, zeros where unused; age (B,) int64, the slots in use; phase (B,) int64, steps seen modulo
+    granularity. Parameters do not depend on memory_length or granularity, so both may differ between training
+    and evaluation.
     """
 
     def __init__(
@@ -38,9 +39,7 @@ class TransformerXL(MemoryCore):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        problems = at_least(
-            1, d_model=d_model, num_layers=num_layers, num_heads=num_heads, granularity=granularity
-        )
+        problems = at_least(1, d_model=d_model, num_layers=num_layers, num_heads=num_heads, granularity=granularity)
         problems += at_least(0, memory_length=memory_length)
         problems += at_least(1, d_ff=d_ff) if d_ff is not None else []
         problems += one_of(("post", "pre", "gru"), norm=norm)
@@ -88,9 +87,7 @@ class TransformerXL(MemoryCore):
         memory = state["memory"].detach()
         window = self.schedule.window(state["age"], state["phase"], reset, steps=x.shape[1])
         positions = self.positions(window.blocks, steps=x.shape[1], like=memory)
-        x = x.to(
-            memory.dtype
-        )  # under autocast the input may come in half precision; the residual stream never is
+        x = x.to(memory.dtype)  # under autocast the input may come in half precision; the residual stream never is
         inputs = []
         for layer, block in enumerate(self.blocks):
             inputs.append(x)
@@ -98,9 +95,7 @@ class TransformerXL(MemoryCore):
         state = {"memory": push(memory, inputs, window.age), "age": window.age, "phase": window.phase}
         return CoreOutput(x, state, {}, {})
 
-    def positions(
-        self, blocks: list[QueryBlock], *, steps: int, like: Tensor
-    ) -> RelativePositions | RotaryPositions:
+    def positions(self, blocks: list[QueryBlock], *, steps: int, like: Tensor) -> RelativePositions | RotaryPositions:
         """The position terms that every layer of one call shares."""
         capacity = self.schedule.capacity
         if self.relative:

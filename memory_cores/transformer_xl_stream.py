@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class TransformerXLStream(Stream):
     """Steps a `TransformerXL` core in O(D^2 + context * D) a layer, whatever the stream's age.
 
-    Every buffer holds more than twice the memory's capacity in time order and is written at one advancing place; at
-    the end the newest entries slide to the front, so that the context is always one contiguous slice and a step copies
-    an amortised constant. Steps run in the parameters' dtype, also under autocast.
+    Every buffer holds more than twice the memory's capacity in time order and is written at one advancing
+    place; at the end the newest entries slide to the front, so that the context is always one contiguous
+    slice and a step copies an amortised constant. Steps run in the parameters' dtype, also under autocast.
     """
 
     def __init__(self, core: TransformerXL, batch_size: int) -> None:
@@ -90,10 +90,11 @@ class TransformerXLStream(Stream):
         self.penalty = memory.new_zeros(batch_size, self.length)  # -inf at the slots that a row must not see
         slots = torch.arange(capacity, 0, -1, device=memory.device)
         self.penalty[:, :capacity].masked_fill_(slots > state["age"][:, None], -torch.inf)
-        self.blocks = [
-            CachedBlock(cast("TransformerBlock", block), self.core, layer_memory, self.length)
-            for block, layer_memory in zip(self.core.blocks, memory, strict=True)
-        ]
+        with torch.autocast(memory.device.type, enabled=False):
+            self.blocks = [
+                CachedBlock(cast("TransformerBlock", block), self.core, layer_memory, self.length)
+                for block, layer_memory in zip(self.core.blocks, memory, strict=True)
+            ]
         self.place = capacity
         self.all_seen_from = capacity
 
@@ -152,9 +153,7 @@ class AttentionCache:
         self.qkv = packed(weight)
         self.buffer = memory.new_zeros(2, self.heads, batch_size, length, self.width)
         for cached, projected in zip(self.buffer, attention.project_memory(memory), strict=True):
-            cached[:, :, :capacity] = projected.view(batch_size, capacity, self.heads, self.width).permute(
-                2, 0, 1, 3
-            )
+            cached[:, :, :capacity] = projected.view(batch_size, capacity, self.heads, self.width).permute(2, 0, 1, 3)
         self.keys, self.values = self.buffer.flatten(1, 2)  # (H B, N, D / H), views
 
     def project(self, x: Tensor) -> Tensor:
@@ -162,14 +161,14 @@ class AttentionCache:
         return torch.mm(x, self.qkv).view(-1, 3, self.heads, self.width).permute(1, 2, 0, 3)
 
     def attend(self, x: Tensor, start: int, place: int, penalty: Tensor | None) -> Tensor:
-        """Write the keys and values of x (B, D) at `place` and return the attended values (B, D) of [start, place].
+        """Write the keys and values of x (B, D) at `place`; return the attended values (B, D).
 
-        penalty (B, place + 1 - start) is added to the scores of each row.
+        The slots [start, place] are seen; penalty (B, place + 1 - start) is added to each row's scores.
         """
         raise NotImplementedError
 
     def mix(self, scores: Tensor, start: int, place: int, penalty: Tensor | None) -> Tensor:
-        """The values (B, D) at [start, place] weighted by the softmax of scores (H B, 1, place + 1 - start)."""
+        """The values (B, D) at [start, place] weighted by the softmax of scores (H B, 1, seen)."""
         if penalty is not None:
             scores = scores.view(self.heads, -1, penalty.shape[1]).add_(penalty).view(scores.shape)
         context = torch.bmm(scores.softmax(dim=-1), self.values[:, start : place + 1])
@@ -183,9 +182,7 @@ class AttentionCache:
 class RelativeCache(AttentionCache):
     """Adds the tabulated terms of the relative positions."""
 
-    def __init__(
-        self, attention: RelativeAttention, memory: Tensor, length: int, core: TransformerXL
-    ) -> None:
+    def __init__(self, attention: RelativeAttention, memory: Tensor, length: int, core: TransformerXL) -> None:
         super().__init__(attention, memory, length)
         distances = torch.arange(memory.shape[1], -1, -1, device=memory.device)
         table = attention.position(sinusoids(distances, core.d_model, memory.dtype))
@@ -211,7 +208,8 @@ class RelativeCache(AttentionCache):
 class RotaryCache(AttentionCache):
     """Keys are kept rotated by their slot; a slide turns them back by its distance.
 
-    No entry slides twice, since a slide moves fewer entries than were written since the last: rounding never adds up.
+    No entry slides twice, since a slide moves fewer entries than were written since the last: rounding never
+    adds up.
     """
 
     def __init__(self, attention: MemoryAttention, memory: Tensor, length: int) -> None:
@@ -257,7 +255,7 @@ class CachedGate:
 
 
 def packed(weight: Tensor) -> Tensor:
-    """weight (outputs, inputs) of a linear layer as the contiguous right factor (inputs, outputs) of a product."""
+    """A linear layer's weight (outputs, inputs) as the contiguous right factor (inputs, outputs)."""
     return weight.detach().t().contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Checks of a core's options and of the tensors of a call, each failing with one message that names what is wrong."""
+"""Checks of a core's options and of the tensors of a call; each error names what is wrong."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ def check_call(core: MemoryCore, x: Tensor, state: State, reset: Tensor | None) 
     """Raise ValueError unless x (B, T, D), `state` and reset (B, T) fit `core`; T is at least 1."""
     if x.dim() != 3 or x.shape[1] < 1 or x.shape[2] != core.d_model:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, steps >= 1, {core.d_model})")
+    if not x.is_floating_point():
+        raise ValueError(f"x is {x.dtype}, expected a floating-point type")
     check_reset(reset, x.shape[:2])
     check_state(core, state, x.shape[0])
 
@@ -66,12 +68,13 @@ def check_reset(reset: Tensor | None, shape: tuple[int, ...]) -> None:
 
 
 def check_state(core: MemoryCore, state: State, batch_size: int) -> None:
-    """Raise ValueError unless `state` has the keys and shapes that `core` gives `batch_size` streams."""
+    """Raise ValueError unless `state` has the keys, shapes and types of `batch_size` streams of `core`."""
     expected = core.initial_state(batch_size, device="meta")
     if state.keys() != expected.keys():
         raise ValueError(f"state has the entries {sorted(state)}, expected {sorted(expected)}")
     for name, tensor in expected.items():
-        if state[name].shape != tensor.shape:
+        given = state[name]
+        if given.shape != tensor.shape or given.dtype != tensor.dtype:
             raise ValueError(
-                f"state[{name!r}] has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+                f"state[{name!r}] is {given.dtype} {tuple(given.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}"
             )

@@ -116,9 +116,7 @@ def load(path: Path, fingerprint: Mapping[str, Any] | None = None) -> Checkpoint
     if fingerprint is not None:
         differences = list(_differences(manifest["fingerprint"], _as_json(fingerprint)))
         if differences:
-            raise IncompatibleError(
-                f"{path}: was written by another experiment:\n  " + "\n  ".join(differences)
-            )
+            raise IncompatibleError(f"{path}: was written by another experiment:\n  " + "\n  ".join(differences))
     contents = {name: _verified(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
     with _parsing(path / WEIGHTS):
         weights = safetensors.torch.load(contents[WEIGHTS])
@@ -126,14 +124,10 @@ def load(path: Path, fingerprint: Mapping[str, Any] | None = None) -> Checkpoint
         state = torch.load(io.BytesIO(contents[STATE]), map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"expected a dict, got {type(state).__name__}")
-    return Checkpoint(
-        path, manifest["step"], weights, state, manifest["fingerprint"], manifest["num_threads"]
-    )
+    return Checkpoint(path, manifest["step"], weights, state, manifest["fingerprint"], manifest["num_threads"])
 
 
-def newest(
-    root: Path, fingerprint: Mapping[str, Any] | None = None
-) -> tuple[Checkpoint | None, list[Skipped]]:
+def newest(root: Path, fingerprint: Mapping[str, Any] | None = None) -> tuple[Checkpoint | None, list[Skipped]]:
     """The newest checkpoint under `root` that verifies, and the newer ones that do not.
 
     Newest is by step, never by the clock. Returns (None, []) where there is no checkpoint.

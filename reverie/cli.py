@@ -38,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_packages()
         match arguments.command:
             case "train":
-                return train(
-                    arguments.config, [*arguments.overrides, *rest], arguments.resume, arguments.overwrite
-                )
+                return train(arguments.config, [*arguments.overrides, *rest], arguments.resume, arguments.overwrite)
             case "evaluate":
                 return evaluate(arguments)
             case "report":
@@ -102,9 +100,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(config.train.num_threads)
     from agents.evaluation import evaluate as play
 
-    result = play(
-        config, found.weights, arguments.episodes, arguments.seed, arguments.greedy, arguments.video
-    )
+    result = play(config, found.weights, arguments.episodes, arguments.seed, arguments.greedy, arguments.video)
     if arguments.json:
         print(json.dumps({"run": str(run), "step": found.step, **dataclasses.asdict(result)}))
         return 0
@@ -212,9 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser("train", help="train the experiment of a configuration", allow_abbrev=False)
-    command.add_argument(
-        "config", metavar="CONFIG", help="a YAML file, or a name from `reverie list configs`"
-    )
+    command.add_argument("config", metavar="CONFIG", help="a YAML file, or a name from `reverie list configs`")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=64")
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="continue the run in the run folder")
@@ -222,24 +216,18 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("evaluate", help="play episodes with a trained agent", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
-    command.add_argument(
-        "--episodes", type=_positive, default=100, help="episodes to play (default %(default)s)"
-    )
+    command.add_argument("--episodes", type=_positive, default=100, help="episodes to play (default %(default)s)")
     command.add_argument("--seed", type=_seed, default=0, help="seed of the episodes (default %(default)s)")
     command.add_argument("--greedy", action="store_true", help="take the likeliest action, do not sample")
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument(
-        "--video", type=_video, metavar="FILE", help="write the first episode as .gif or .mp4"
-    )
+    command.add_argument("--video", type=_video, metavar="FILE", help="write the first episode as .gif or .mp4")
     command.add_argument(
         "--import", dest="allow_import", metavar="MODULE", help="a module the run's environment may import"
     )
 
     command = commands.add_parser("report", help="draw learning curves of runs", allow_abbrev=False)
     command.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run folder")
-    command.add_argument(
-        "--output", metavar="PNG", type=Path, default=Path("report.png"), help="default %(default)s"
-    )
+    command.add_argument("--output", metavar="PNG", type=Path, default=Path("report.png"), help="default %(default)s")
 
     command = commands.add_parser("list", help="list what there is", allow_abbrev=False)
     command.add_argument("what", choices=("cores", "envs", "configs"))

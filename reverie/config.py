@@ -80,9 +80,7 @@ def dump(config: ExperimentConfig) -> str:
     return yaml_loader.dump(data)
 
 
-def validate(
-    data: Mapping[str, Any], lines: Mapping[KeyPath, int]
-) -> tuple[ExperimentConfig | None, list[str]]:
+def validate(data: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[ExperimentConfig | None, list[str]]:
     """The configuration, or None, and a sentence for each wrong field and each broken rule across fields."""
     try:
         config = TypeAdapter(ExperimentConfig).validate_json(json.dumps(data))
@@ -149,9 +147,7 @@ def expected(annotation: Any) -> str:
 
 def _bounds(metadata: Iterable[Any]) -> str:
     limits: list[str] = []
-    flat = [
-        item for entry in metadata for item in (entry.metadata if isinstance(entry, FieldInfo) else [entry])
-    ]
+    flat = [item for entry in metadata for item in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
     for limit in flat:
         match limit:
             case annotated_types.Ge(ge=bound):
@@ -268,9 +264,7 @@ def _with_line(problem: str, lines: Mapping[KeyPath, int]) -> str:
 def _name_problems(name: str) -> list[str]:
     if RUN_NAME.fullmatch(name):
         return []
-    return [
-        f"run.name: expected 1 to 100 of the characters A-Z a-z 0-9 . _ - and no dot in front, {got(name)}"
-    ]
+    return [f"run.name: expected 1 to 100 of the characters A-Z a-z 0-9 . _ - and no dot in front, {got(name)}"]
 
 
 def _root_problems(root: str) -> list[str]:

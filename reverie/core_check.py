@@ -25,9 +25,7 @@ MAX_INTEGER = 2**40
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-def check_core(
-    section: Mapping[str, Any], config: ExperimentConfig | None
-) -> tuple[dict[str, Any], list[str]]:
+def check_core(section: Mapping[str, Any], config: ExperimentConfig | None) -> tuple[dict[str, Any], list[str]]:
     """The core's options in the types it declares, and what is wrong with the `core` section.
 
     With `config`, the parts of the experiment that depend on the core are checked too: the unroll length
@@ -67,9 +65,7 @@ def _typed_options(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any],
     problems = []
     for key, value in given.items():
         if key not in known:
-            problems.append(
-                f"core.{key}: {name} has no such option; {did_you_mean(key, [*known, 'd_model'])}"
-            )
+            problems.append(f"core.{key}: {name} has no such option; {did_you_mean(key, [*known, 'd_model'])}")
             continue
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
             problems.append(f"core.{key}: expected at most {MAX_INTEGER} in size, {got(value)}")
@@ -112,9 +108,7 @@ def _bounded_size() -> Iterator[None]:
             raise ValueError(f"more than {MAX_TENSORS} parameter tensors; lower the number of layers")
         parameter_bytes += parameter.nbytes if parameter is not None else 0
         if parameter_bytes > limit:
-            raise ValueError(
-                f"the parameters alone need more than this machine's memory of {limit / 2**30:.1f} GiB"
-            )
+            raise ValueError(f"the parameters alone need more than this machine's memory of {limit / 2**30:.1f} GiB")
 
     hooks = [
         nn_module.register_module_module_registration_hook(count_module),
@@ -136,9 +130,7 @@ def _period_problems(core: MemoryCore, config: ExperimentConfig) -> list[str]:
     ]
 
 
-def _size_problems(
-    core: MemoryCore, state: Mapping[str, torch.Tensor], config: ExperimentConfig
-) -> list[str]:
+def _size_problems(core: MemoryCore, state: Mapping[str, torch.Tensor], config: ExperimentConfig) -> list[str]:
     """What the learner holds at least, so that a refusal is never wrong."""
     agent = config.agent
     parameters = sum(parameter.nbytes for parameter in core.parameters())

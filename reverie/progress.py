@@ -24,9 +24,7 @@ class ProgressLine:
         self._live: Progress | None = None
         if self._stream.isatty():
             console = Console(file=self._stream)
-            self._live = Progress(
-                BarColumn(), TextColumn("{task.description}"), console=console, transient=True
-            )
+            self._live = Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True)
             self._task = self._live.add_task("", total=total_steps, completed=start_step)
             self._live.start()
 

@@ -54,9 +54,7 @@ class Run:
     def final(self, tag: str) -> float:
         """The mean of a curve over the last part of its run."""
         steps, values = self.curves[tag]
-        return float(
-            values[steps >= self.last_step * (1 - FINAL_FRACTION)].mean() if len(steps) else math.nan
-        )
+        return float(values[steps >= self.last_step * (1 - FINAL_FRACTION)].mean() if len(steps) else math.nan)
 
 
 @dataclass(frozen=True)
@@ -162,10 +160,7 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
         settings = [
             f"{key.rpartition('.')[2]} {value}"
             for key, value in config.items()
-            if key != "core.name"
-            and key not in _SAME_EXPERIMENT
-            and value != {}
-            and _differs(key, config, configs)
+            if key != "core.name" and key not in _SAME_EXPERIMENT and value != {} and _differs(key, config, configs)
         ]
         labels.append(", ".join([str(config.get("core.name", "?")), *settings]))
     return labels

@@ -47,9 +47,7 @@ def open_run(config: ExperimentConfig, *, resume: bool = False, overwrite: bool 
             stack.enter_context(_locked(folder))
             holds_run = any(os.path.lexists(folder / name) for name in _CONTENTS)
             if holds_run and not (resume or overwrite):
-                raise RunFolderError(
-                    f"{folder}: already holds a run; --resume continues it, --overwrite replaces it"
-                )
+                raise RunFolderError(f"{folder}: already holds a run; --resume continues it, --overwrite replaces it")
             if resume and not holds_run:
                 raise RunFolderError(f"{folder}: holds no run to resume")
             _refuse_links(folder)

@@ -73,9 +73,7 @@ def _loop(
             next_log = _next_multiple(trainer.update_count, config.log_interval)
         if trainer.update_count >= next_save:
             saved = saver.save()
-            next_save = (
-                _next_multiple(trainer.update_count, config.checkpoint_interval) if saved else next_log
-            )
+            next_save = _next_multiple(trainer.update_count, config.checkpoint_interval) if saved else next_log
         progress.update(trainer.step_count, mean_return)
     progress.update(trainer.step_count, mean_return, last=True)
 
@@ -104,9 +102,7 @@ class _Saver:
         trainer = self.trainer
         state = {"trainer": trainer.state(), "window": self.window.state()}
         try:
-            checkpoint.save(
-                self.root, trainer.step_count, trainer.weights(), state, trainer.fingerprint(), self.keep
-            )
+            checkpoint.save(self.root, trainer.step_count, trainer.weights(), state, trainer.fingerprint(), self.keep)
         except CheckpointError as error:
             logger.error("the checkpoint of step %d is not saved: %s", trainer.step_count, error)
             return False
@@ -124,7 +120,11 @@ class _Saver:
             return
         if set(found.state) != {"trainer", "window"}:
             raise CheckpointError(f"{found.path}: its state is not that of a training run")
-        for warning in trainer.load(found.weights, found.state["trainer"]):
+        try:
+            warnings = trainer.load(found.weights, found.state["trainer"])
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{found.path}: does not fit this configuration: {error}") from error
+        for warning in warnings:
             logger.warning("%s", warning)
         self.window = Window(**found.state["window"])
         self.saved_update = trainer.update_count

@@ -124,9 +124,7 @@ class _Reader:
         if len(path) > MAX_DEPTH:
             raise YamlError(f"line {line}: nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise YamlError(
-                f"line {line}: anchors and aliases (& and *) are not supported; in text, use quotes"
-            )
+            raise YamlError(f"line {line}: anchors and aliases (& and *) are not supported; in text, use quotes")
         if getattr(event, "tag", None) is not None:
             raise YamlError(f"line {line}: tags (!) are not supported; in text, use quotes")
         if isinstance(event, yaml.ScalarEvent):
@@ -163,9 +161,7 @@ class _Reader:
                 raise YamlError(f"line {line}: a key must be text, got {key!r}")
             here = (*path, key)
             if key in items:
-                self.problems.append(
-                    f"{'.'.join(here)} (line {line}): repeated; it was set on line {self.lines[here]}"
-                )
+                self.problems.append(f"{'.'.join(here)} (line {line}): repeated; it was set on line {self.lines[here]}")
                 self.node(next(self.events), here)
                 continue
             self.lines[here] = line

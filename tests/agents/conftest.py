@@ -21,7 +21,13 @@ def make_config() -> Callable[..., ExperimentConfig]:
         env_id: str, core: str = "lstm", env_kwargs: dict[str, Any] | None = None, **fields: Any
     ) -> ExperimentConfig:
         train = {name: fields.pop(name) for name in ("total_steps", "seed") if name in fields}
-        agent = {"num_actors": 0, "envs_per_actor": 4, "batch_size": 4, "unroll_length": 8, "encoder_width": 16}
+        agent = {
+            "num_actors": 0,
+            "envs_per_actor": 4,
+            "batch_size": 4,
+            "unroll_length": 8,
+            "encoder_width": 16,
+        }
         return ExperimentConfig(
             env=EnvConfig(env_id, env_kwargs or {}),
             core=CoreConfig(core, 16, SMALL_CORES.get(core, {})),

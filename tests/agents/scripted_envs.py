@@ -9,23 +9,28 @@ import numpy as np
 
 
 class ConstantReward(gym.Env[np.ndarray, int]):
-    """Reward 1 at every step, for ever; a time limit only truncates, so every value is 1 / (1 - gamma)."""
+    """Reward 1 at every step, for ever; time limits only truncate, so every value is 1 / (1 - gamma).
+
+    The limit of each episode is drawn from 1 to twice `mean_time_limit`, so that rows do not end together.
+    """
 
     observation_space = gym.spaces.Box(0, 1, (1,))
     action_space = gym.spaces.Discrete(2)
 
-    def __init__(self, time_limit: int | None = None) -> None:
-        self.time_limit = time_limit
-        self.steps = 0
+    def __init__(self, mean_time_limit: int | None = None) -> None:
+        self.mean_time_limit = mean_time_limit
+        self.steps_left: int | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        self.steps = 0
+        if self.mean_time_limit is not None:
+            self.steps_left = int(self.np_random.integers(1, 2 * self.mean_time_limit))
         return np.ones(1, np.float32), {}
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        return np.ones(1, np.float32), 1.0, False, self.steps == self.time_limit, {}
+        if self.steps_left is not None:
+            self.steps_left -= 1
+        return np.ones(1, np.float32), 1.0, False, self.steps_left == 0, {}
 
 
 class RandomEpisodes(gym.Env[np.ndarray, int]):

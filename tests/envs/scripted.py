@@ -45,9 +45,7 @@ class Scripted(gymnasium.Env[Any, Any]):
 class Drifting(gymnasium.Env[Any, Any]):
     """A seeded random walk steered by the action, with a random end; its seed decides an episode."""
 
-    def __init__(
-        self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], limit: int = 12
-    ) -> None:
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], limit: int = 12) -> None:
         self.observation_space, self.action_space, self.limit = observation_space, action_space, limit
         self.end_probability = 0.1
 

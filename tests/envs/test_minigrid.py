@@ -63,7 +63,7 @@ def test_minigrid_steps_in_a_vector_and_restarts_exactly() -> None:
         actions = rng.integers(0, 7, 2)
         vector.step(actions)
         other.step(actions)
-        np.testing.assert_array_equal(vector.entry.observation, other.entry.observation)
+        np.testing.assert_array_equal(*(v.entry.observation["observation"] for v in (vector, other)))
 
 
 def test_an_unknown_minigrid_id_suggests_one() -> None:

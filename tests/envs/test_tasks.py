@@ -68,9 +68,7 @@ def test_pictures_can_be_read(env_id: str, kwargs: dict[str, Any]) -> None:
 # T-maze
 
 
-def run_tmaze(
-    env: gymnasium.Env[Any, Any], seed: int, arm: int | None
-) -> tuple[float, list[Any], dict[str, Any]]:
+def run_tmaze(env: gymnasium.Env[Any, Any], seed: int, arm: int | None) -> tuple[float, list[Any], dict[str, Any]]:
     """Go forward to the junction and into `arm`, or into the arm of the cue if None."""
     observation, _ = env.reset(seed=seed)
     arm = arm or (UP if observation[0] else DOWN)
@@ -139,9 +137,7 @@ def objects(view: Any) -> dict[tuple[int, int], tuple[int, ...]]:
     }
 
 
-def run_rounds(
-    env: gymnasium.Env[Any, Any], seed: int, choose: Any
-) -> tuple[list[float], list[Any], dict[str, Any]]:
+def run_rounds(env: gymnasium.Env[Any, Any], seed: int, choose: Any) -> tuple[list[float], list[Any], dict[str, Any]]:
     """One episode: north to the pad, north along the corridor, then to the stand that `choose(sample, left,
     right)` says.
 
@@ -175,9 +171,7 @@ def other_object(sample: Any, left: Any, right: Any) -> int:
     seed=st.integers(0, 10_000),
 )
 @settings(deadline=None, max_examples=40)
-def test_non_matching_with_memory_earns_the_most(
-    corridor: int, rounds: int, new_sample: bool, seed: int
-) -> None:
+def test_non_matching_with_memory_earns_the_most(corridor: int, rounds: int, new_sample: bool, seed: int) -> None:
     env = envs.make(
         "envs:NonMatchingObject-v0",
         {"corridor": corridor, "rounds": rounds, "new_sample_each_round": new_sample},

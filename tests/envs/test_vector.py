@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs.spaces import assemble, leaves
+from envs.spaces import leaves
 from envs.vector import episode_seed
 from tests.envs.scripted import Drifting, Scripted
 
@@ -87,9 +87,7 @@ def loop_oracle(env: gymnasium.Env[Any, Any], actions: list[int], seeds: list[in
 ends = st.tuples(st.integers(1, 4), st.booleans(), st.booleans())
 
 
-@given(
-    script=st.lists(ends, min_size=1, max_size=4), seed=st.integers(0, 2**31 - 1), steps=st.integers(1, 25)
-)
+@given(script=st.lists(ends, min_size=1, max_size=4), seed=st.integers(0, 2**31 - 1), steps=st.integers(1, 25))
 @settings(max_examples=60, deadline=None)
 def test_every_field_agrees_with_a_plain_loop(script: Any, seed: int, steps: int) -> None:
     vector = envs.EnvVector(lambda: Scripted(script), num_envs=2, seed=seed, first_row=3)
@@ -106,7 +104,7 @@ def test_every_field_agrees_with_a_plain_loop(script: Any, seed: int, steps: int
         entry, transition = vector.entry, vector.step(actions[t])
         for i in range(2):
             observation, *expected = oracle[i][t]
-            np.testing.assert_array_equal(entry.observation[i], observation)
+            np.testing.assert_array_equal(entry.observation["observation"][i], observation)
             got = (entry.reset[i], entry.last_action[i], entry.last_reward[i], transition.reward[i])
             assert [*got, transition.terminated[i], transition.truncated[i], transition.valid[i]] == expected
 
@@ -129,7 +127,7 @@ def test_a_bootstrap_entry_shows_the_final_observation_and_does_not_step() -> No
     vector = envs.EnvVector(make, num_envs=1, seed=0)
     vector.step(np.array([0]))
     assert vector.step(np.array([1])).truncated[0]
-    assert vector.entry.observation[0, 1] == 2
+    assert vector.entry.observation["observation"][0, 1] == 2
     assert vector.entry.last_action[0] == 1
     assert not vector.entry.reset[0]
     assert not vector.step(np.array([2])).valid[0]
@@ -139,9 +137,7 @@ def test_a_bootstrap_entry_shows_the_final_observation_and_does_not_step() -> No
 
 
 def test_episodes_are_reported_once_with_their_return_and_success() -> None:
-    vector = envs.EnvVector(
-        lambda: Scripted([(2, True, False), (3, False, True)]), num_envs=1, seed=0, first_row=5
-    )
+    vector = envs.EnvVector(lambda: Scripted([(2, True, False), (3, False, True)]), num_envs=1, seed=0, first_row=5)
     for action in (0, 1, 0, 0, 2):
         vector.step(np.array([action]))
     first, second = vector.pop_episodes()
@@ -228,9 +224,7 @@ def test_actions_are_clipped_and_shifted_for_the_environment_alone() -> None:
     evaluation=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
-def test_load_goes_on_exactly(
-    observation: Any, action: Any, before: int, num_envs: int, evaluation: bool
-) -> None:
+def test_load_goes_on_exactly(observation: Any, action: Any, before: int, num_envs: int, evaluation: bool) -> None:
     def make_vector() -> envs.EnvVector:
         return envs.EnvVector(lambda: Drifting(observation, action), num_envs, 7, 2, evaluation)
 
@@ -338,19 +332,15 @@ def test_training_seeds_are_even_and_evaluation_seeds_odd(seed: int, row: int, e
 
 
 def test_rows_and_episodes_have_different_seeds() -> None:
-    seeds = {
-        episode_seed(s, row, episode, False) for s in range(4) for row in range(16) for episode in range(16)
-    }
+    seeds = {episode_seed(s, row, episode, False) for s in range(4) for row in range(16) for episode in range(16)}
     assert len(seeds) == 4 * 16 * 16
 
 
 def test_rows_are_the_same_however_they_are_spread_over_actors() -> None:
     def observations(num_envs: int, first_row: int) -> Any:
-        return envs.EnvVector(lambda: envs.make("CartPole-v1"), num_envs, 3, first_row).entry.observation
+        return envs.EnvVector(lambda: envs.make("CartPole-v1"), num_envs, 3, first_row).entry.observation["observation"]
 
-    np.testing.assert_array_equal(
-        observations(4, 0), np.concatenate([observations(2, 0), observations(2, 2)])
-    )
+    np.testing.assert_array_equal(observations(4, 0), np.concatenate([observations(2, 0), observations(2, 2)]))
 
 
 class Faulty(Scripted):
@@ -437,8 +427,9 @@ def test_an_observation_of_wider_floats_is_cast() -> None:
             return np.full(3, 0.5)
 
     vector = envs.EnvVector(lambda: Wide(BOX, spaces.Discrete(2)), num_envs=2, seed=0)
-    assert vector.entry.observation.dtype == np.float32
-    np.testing.assert_array_equal(vector.entry.observation, np.full((2, 3), 0.5))
+    observation = vector.entry.observation["observation"]
+    assert observation.dtype == np.float32
+    np.testing.assert_array_equal(observation, np.full((2, 3), 0.5))
 
 
 @pytest.mark.parametrize(
@@ -478,7 +469,26 @@ def test_no_environment_is_an_error() -> None:
         envs.EnvVector(lambda: envs.make("CartPole-v1"), num_envs=0, seed=0)
 
 
-def test_assemble_undoes_leaves() -> None:
-    nested = assemble(NEST, [np.full(1, i) for i in range(len(leaves(NEST)))])
-    assert [int(array[0]) for array in arrays(nested)] == [0, 1, 2, 3]
-    assert isinstance(nested["parts"], tuple)
+def test_only_finite_numbers_of_the_last_info_are_kept() -> None:
+    info = {
+        "laps": np.int64(3),
+        "lost": float("nan"),
+        "name": "x",
+        "is_success": np.array([True]),
+        "fast": True,
+    }
+    vector = envs.EnvVector(lambda: Faulty(terminated=True, info=info), num_envs=1, seed=0)
+    for _ in range(2):
+        vector.step(np.array([0]))
+    torch.save(state := vector.state(), file := io.BytesIO())
+    file.seek(0)
+    assert str(torch.load(file, weights_only=True)) == str(state)
+    (episode,) = vector.pop_episodes()
+    assert episode.info == {"laps": 3.0, "fast": 1.0}
+    assert episode.success is True
+
+
+def test_a_vector_can_be_closed_twice() -> None:
+    vector = envs.EnvVector(lambda: envs.make("CartPole-v1"), num_envs=2, seed=0)
+    vector.close()
+    vector.close()

@@ -1,8 +1,8 @@
 """The seven laws of a memory core, run on every registered core.
 
-A law is a function of a core and a drawn `Case` and fails by AssertionError, so it can also be run on cores that are
-not registered. A new core gets all laws by being registered; give it a line in OPTIONS for each option that changes
-its computation. `pytest --hypothesis-profile=thorough` draws 200 cases for each.
+A law is a function of a core and a drawn `Case` and fails by AssertionError, so it can also be run on cores
+that are not registered. A new core gets all laws by being registered; give it a line in OPTIONS for each
+option that changes its computation. `pytest --hypothesis-profile=thorough` draws 200 cases for each.
 """
 
 from __future__ import annotations
@@ -38,12 +38,15 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
         )
     ],
 }
-TOLERANCE = {torch.float32: {"rtol": 1e-3, "atol": 1e-3}, torch.float64: {"rtol": 1e-7, "atol": 1e-9}}
+TOLERANCE = {
+    torch.float32: {"rtol": 1e-3, "atol": 1e-3},
+    torch.float64: {"rtol": 1e-7, "atol": 1e-9},
+}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One drawn situation: streams that have run `past` steps and go on for one call of each of `lengths` steps."""
+    """One drawn situation: streams that have run `past` steps and go on for calls of `lengths` steps."""
 
     seed: int
     batch: int
@@ -158,14 +161,12 @@ def causality(core: MemoryCore, case: Case) -> None:
     for t in range(1, case.steps):
         changed_x = torch.cat([x[:, :t], other_x[:, t:]], dim=1)
         changed_reset = torch.cat([reset[:, :t], other_reset[:, t:]], dim=1)
-        assert_same(
-            core, core(changed_x, state, changed_reset).y[:, :t], y[:, :t], f"changed from step {t} on"
-        )
+        assert_same(core, core(changed_x, state, changed_reset).y[:, :t], y[:, :t], f"changed from step {t} on")
 
 
 @torch.no_grad()
 def reset_isolation(core: MemoryCore, case: Case) -> None:
-    """Law 4: nothing before a reset changes what comes at or after it; a reset at phase 0 is a fresh start."""
+    """Law 4: nothing before a reset changes what comes from it on; a reset at phase 0 is a fresh start."""
     x, reset = inputs(core, case, case.steps)
     other_x, other_reset = inputs(core, case, case.steps, salt=2)
     at = case.seed % case.steps
@@ -200,7 +201,7 @@ def row_independence(core: MemoryCore, case: Case) -> None:
 
 @torch.no_grad()
 def bounded_state(core: MemoryCore, case: Case) -> None:
-    """Law 6: the state keeps the shapes and types it had at first, and is batch-first."""
+    """Law 6: the state keeps the shapes and types it had at first, is batch-first and contiguous."""
     state = core.initial_state(case.batch)
     stream = core.stream(case.batch)
     first = {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
@@ -211,10 +212,11 @@ def bounded_state(core: MemoryCore, case: Case) -> None:
         stream.step(x[:, 0], reset[:, 0])
         for now in (state, stream.state()):
             assert {name: (tensor.shape, tensor.dtype) for name, tensor in now.items()} == first
+            assert all(tensor.is_contiguous() for tensor in now.values()), "safetensors saves no other layout"
 
 
 def gradients(core: MemoryCore, case: Case) -> None:
-    """Law 7: gradients are finite, however empty or uniform the memory, and none flows into the incoming state."""
+    """Law 7: gradients are finite, however empty or uniform the memory, and none enters the state."""
     x, reset = inputs(core, case, case.steps)
     situations = {
         "as drawn": (x, past_state(core, case), reset),
@@ -297,9 +299,7 @@ def core_for(name: str, variant: int, dtype: torch.dtype) -> MemoryCore:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @given(case=cases)
-def test_law(
-    law: Callable[[MemoryCore, Case], None], name: str, variant: int, dtype: torch.dtype, case: Case
-) -> None:
+def test_law(law: Callable[[MemoryCore, Case], None], name: str, variant: int, dtype: torch.dtype, case: Case) -> None:
     law(core_for(name, variant, dtype), case)
 
 

@@ -1,4 +1,4 @@
-"""The laws must catch the faults they are for: a sound core passes them all, and each broken copy fails its law."""
+"""The laws must catch what they are for: a sound core passes all, each broken copy fails its law."""
 
 from __future__ import annotations
 
@@ -137,15 +137,11 @@ def test_a_broken_core_is_caught(broken: type[Sound], law: Callable[[MemoryCore,
         run(law, broken())
 
 
-@pytest.mark.parametrize(
-    "law", [law for law in LAWS if law is not acting_is_learning], ids=lambda law: law.__name__
-)
+@pytest.mark.parametrize("law", [law for law in LAWS if law is not acting_is_learning], ids=lambda law: law.__name__)
 def test_dropping_the_cache_breaks_no_other_law(law: Callable[[MemoryCore, Case], None]) -> None:
     run(law, DropsTheCacheOnStep())
 
 
-@pytest.mark.parametrize(
-    "law", [law for law in LAWS if law is not reset_isolation], ids=lambda law: law.__name__
-)
+@pytest.mark.parametrize("law", [law for law in LAWS if law is not reset_isolation], ids=lambda law: law.__name__)
 def test_ignoring_resets_breaks_no_other_law(law: Callable[[MemoryCore, Case], None]) -> None:
     run(law, IgnoresResets())

@@ -123,9 +123,7 @@ def test_help_and_version_do_not_import_torch_or_ray():
         "    except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'ray', 'matplotlib', 'gymnasium'} & set(sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
     assert done.returncode == 0, done.stderr
     for code in ("0 ", "1 ", "2 ", "130", "143"):
         assert code in done.stdout

@@ -112,9 +112,7 @@ def test_missing_and_misplaced_sections(config_file):
 def test_rules_across_fields_and_of_the_core(config_file):
     problems = problems_of(config_file, "agent.batch_size=17", "agent.unroll_length=6")
     assert problems[0].startswith("agent.batch_size: 17 is not a multiple of agent.envs_per_actor")
-    assert problems[1].startswith(
-        "agent.unroll_length: expected a multiple of 4, the period of the stub core, got 6"
-    )
+    assert problems[1].startswith("agent.unroll_length: expected a multiple of 4, the period of the stub core, got 6")
     assert problems_of(config_file, "core.memory_length=0", "core.dropout=1") == [
         "core.memory_length: must be at least 1, got 0",
         "core.dropout: must be in [0, 1), got 1.0",
@@ -148,11 +146,7 @@ def test_run_names_that_could_leave_the_folder_or_deceive_are_refused(config_fil
 
 def scalar_fields(cls, prefix=""):
     for name, annotation in typing.get_type_hints(cls, include_extras=True).items():
-        nested = [
-            member
-            for member in (annotation, *typing.get_args(annotation))
-            if dataclasses.is_dataclass(member)
-        ]
+        nested = [member for member in (annotation, *typing.get_args(annotation)) if dataclasses.is_dataclass(member)]
         yield prefix + name
         for member in nested:
             yield from scalar_fields(member, f"{prefix}{name}.")
@@ -194,9 +188,7 @@ def outcome(path, override):
 
 
 words = st.text(st.characters(codec="utf-8"), max_size=20)
-traps = st.sampled_from(
-    ["1e-4", "010", "on", "0o7", "~", "<<", "=", "-", "!x", "2020-01-01", " a", "a: b", "a #b"]
-)
+traps = st.sampled_from(["1e-4", "010", "on", "0o7", "~", "<<", "=", "-", "!x", "2020-01-01", " a", "a: b", "a #b"])
 finite = st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**30), 10**30) | words | finite | traps,
@@ -214,9 +206,7 @@ json_values = st.recursive(
 )
 def test_a_dumped_configuration_loads_as_the_same(config_file, kwargs, cost, seed, memory):
     config_file.write_text(MINIMAL)
-    first = load_experiment(
-        config_file, [f"train.seed={seed}", f"core.memory_length={memory}", "core.kinds=[b]"]
-    )
+    first = load_experiment(config_file, [f"train.seed={seed}", f"core.memory_length={memory}", "core.kinds=[b]"])
     first = dataclasses.replace(
         first,
         env=dataclasses.replace(first.env, kwargs=kwargs),
@@ -234,7 +224,5 @@ def test_a_yaml_mistake_is_found_without_importing_torch(config_file):
         "try: load_experiment(sys.argv[1])\n"
         "except ConfigError: print('torch' in sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, config_file], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program, config_file], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False", done.stderr

@@ -54,8 +54,7 @@ def test_any_value_of_any_option_is_accepted_or_explained(core_file):
         for value in VALUES:
             problems = outcome(path, f"core.{option}={value}")
             assert problems == ["accepted"] or all(
-                problem.startswith(("core", "agent.unroll_length")) and "\n" not in problem
-                for problem in problems
+                problem.startswith(("core", "agent.unroll_length")) and "\n" not in problem for problem in problems
             ), (option, value, problems)
 
 

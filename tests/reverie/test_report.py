@@ -19,8 +19,7 @@ def write_run(root, name, seed, core, slope, success=True, steps=200_000, **opti
     generator = np.random.default_rng(seed)
     text = "".join(f"  {key}: {value}\n" for key, value in options.items())
     (folder / "config.yaml").write_text(
-        f"env: {{id: reverie/TMaze-v0}}\ncore:\n  name: {core}\n{text}"
-        f"train: {{seed: {seed}}}\nrun: {{name: {name}}}\n"
+        f"env: {{id: reverie/TMaze-v0}}\ncore:\n  name: {core}\n{text}train: {{seed: {seed}}}\nrun: {{name: {name}}}\n"
     )
     with (folder / "metrics.jsonl").open("w") as file:
         for step in range(1000, steps + 1, 1000):
@@ -37,10 +36,7 @@ def write_run(root, name, seed, core, slope, success=True, steps=200_000, **opti
 def runs(tmp_path):
     return [
         *(write_run(tmp_path, f"a{seed}", seed, "lstm", 2 + seed / 3, num_layers=1) for seed in range(3)),
-        *(
-            write_run(tmp_path, f"b{seed}", seed, "transformer_xl", 6 + seed, memory_length=64)
-            for seed in range(3)
-        ),
+        *(write_run(tmp_path, f"b{seed}", seed, "transformer_xl", 6 + seed, memory_length=64) for seed in range(3)),
         write_run(tmp_path, "c", 0, "transformer_xl", 4, memory_length=16, success=False, steps=150_000),
     ]
 
@@ -79,9 +75,7 @@ def test_what_cannot_be_drawn_is_one_message(runs, tmp_path, capsys, fault):
     elif fault == "no metrics":
         (runs[0] / "metrics.jsonl").unlink()
     elif fault == "no rows":
-        (runs[0] / "metrics.jsonl").write_bytes(
-            b'{"step": 1}\n[]\n\xff\n{"step": "x", "episode/return": 1}\n'
-        )
+        (runs[0] / "metrics.jsonl").write_bytes(b'{"step": 1}\n[]\n\xff\n{"step": "x", "episode/return": 1}\n')
     elif fault == "broken config":
         (runs[0] / "config.yaml").write_text("- a")
     else:

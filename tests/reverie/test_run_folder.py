@@ -71,9 +71,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_with_a_warning(tmp_path, caplo
     assert "lock" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    "name", ["run", "config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"]
-)
+@pytest.mark.parametrize("name", ["run", "config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"])
 @pytest.mark.parametrize("mode", [{}, {"resume": True}, {"overwrite": True}])
 def test_links_are_not_followed(tmp_path, name, mode):
     outside = tmp_path / "outside"

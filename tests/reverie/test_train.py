@@ -33,8 +33,7 @@ def run(root, total_steps, resume=False, trainer=None, **options):
 
 def logged(folder):
     return [
-        {k: v for k, v in row.items() if k not in ("time", train.RATE)}
-        for row in read_rows(folder / "metrics.jsonl")
+        {k: v for k, v in row.items() if k not in ("time", train.RATE)} for row in read_rows(folder / "metrics.jsonl")
     ]
 
 
@@ -216,9 +215,7 @@ def start(root, *options):
         [sys.executable, script, root, *options], env=environment, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while (
-        not folders(root / "run" / "checkpoints") and time.monotonic() < deadline and process.poll() is None
-    ):
+    while not folders(root / "run" / "checkpoints") and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     return process
 

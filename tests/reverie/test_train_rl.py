@@ -1,0 +1,109 @@
+"""The command line on real training: exact resume after a kill, metrics as documented, evaluation, report."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import memory_cores
+from reverie import checkpoint
+from reverie.cli import main
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+env: {id: "envs:TMaze-v0", kwargs: {length: 3}}
+core: {name: lstm, d_model: 16}
+agent: {num_actors: 0, envs_per_actor: 4, batch_size: 4, unroll_length: 8, encoder_width: 16}
+train: {total_steps: 3000, checkpoint_interval: 10, log_interval: 5}
+run: {name: run}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def last_checkpoint(run: Path) -> checkpoint.Checkpoint:
+    found, skipped = checkpoint.newest(run / "checkpoints")
+    assert found is not None
+    assert not skipped
+    return found
+
+
+@pytest.mark.parametrize("core", memory_cores.names())
+def test_a_killed_run_resumes_bitwise(tmp_path: Path, config: Path, core: str) -> None:
+    arguments = ["train", str(config), f"core.name={core}", f"run.root={tmp_path}"]
+    assert main([*arguments, "run.name=whole"]) == 0
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reverie", *arguments, "run.name=killed"], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not checkpoint.folders(tmp_path / "killed" / "checkpoints"):
+        assert process.poll() is None, "ended before its first checkpoint was seen"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert last_checkpoint(tmp_path / "killed").step < 3000
+
+    assert main([*arguments, "run.name=killed", "--resume"]) == 0
+    whole, killed = (last_checkpoint(tmp_path / name) for name in ("whole", "killed"))
+    assert killed.step == whole.step
+    assert same(killed.weights, whole.weights)
+    assert same(killed.state, whole.state)
+
+
+def test_a_run_emits_exactly_the_documented_metrics(tmp_path: Path, config: Path) -> None:
+    table = (ROOT / "docs/metrics.md").read_text().splitlines()
+    first_cells = "".join(line.split("|")[1] for line in table if line.startswith("| `"))
+    documented = set(re.findall(r"`([a-z]+/[a-z_]+)`", first_cells))
+    assert main(["train", str(config), f"run.root={tmp_path}"]) == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == documented
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {key for key in rows[-1] if "/" in key} == documented
+
+
+def test_evaluate_and_report(tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (1, 2):
+        assert main(["train", str(config), f"run.root={tmp_path}", f"run.name=s{seed}", f"train.seed={seed}"]) == 0
+    capsys.readouterr()
+    video = tmp_path / "first.gif"
+    run = str(tmp_path / "s1")
+    assert main(["evaluate", run, "--episodes", "40", "--json", "--video", str(video)]) == 0
+    evaluation = json.loads(capsys.readouterr().out)
+    assert evaluation["episodes"] == 40
+    assert evaluation["return_interval"][0] <= evaluation["mean_return"] <= evaluation["return_interval"][1]
+    assert 0 <= evaluation["success_rate"] <= 1
+    assert video.read_bytes()[:3] == b"GIF"
+    assert main(["evaluate", run, "--episodes", "40", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == evaluation
+
+    picture = tmp_path / "curves.png"
+    assert main(["report", run, str(tmp_path / "s2"), "--output", str(picture)]) == 0
+    assert picture.read_bytes()[:4] == b"\x89PNG"
