@@ -222,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=_seed, default=0, help="seed of the episodes (default %(default)s)")
     command.add_argument("--greedy", action="store_true", help="take the likeliest action, do not sample")
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument("--video", type=Path, metavar="FILE", help="write a video of the first episode")
+    command.add_argument("--video", type=_video, metavar="FILE", help="write the first episode as .gif or .mp4")
     command.add_argument(
         "--import", dest="allow_import", metavar="MODULE", help="a module the run's environment may import"
     )
@@ -246,6 +246,12 @@ def _seed(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 2**31):
         raise argparse.ArgumentTypeError(f"expected an integer from 0 to {2**31 - 1}, got {text!r}")
     return int(text)
+
+
+def _video(text: str) -> Path:
+    if not text.endswith((".gif", ".mp4")):
+        raise argparse.ArgumentTypeError(f"expected a file name ending in .gif or .mp4, got {text!r}")
+    return Path(text)
 
 
 def _version() -> str:

@@ -20,6 +20,7 @@ from memory_cores.core import MemoryCore
 from reverie.config import did_you_mean, expected, got, number_hint
 
 MAX_MODULES = 5_000
+MAX_TENSORS = 20_000
 MAX_INTEGER = 2**40
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -92,7 +93,7 @@ def _core_problems(name: str, message: str) -> list[str]:
 def _bounded_size() -> Iterator[None]:
     """Stop a core under construction that has more layers or parameters than could ever be trained here."""
     limit = machine_memory()
-    modules = parameter_bytes = 0
+    modules = tensors = parameter_bytes = 0
 
     def count_module(parent: nn.Module, name: str, child: nn.Module | None) -> None:
         nonlocal modules
@@ -101,7 +102,10 @@ def _bounded_size() -> Iterator[None]:
             raise ValueError(f"more than {MAX_MODULES} modules; lower the number of layers")
 
     def count_parameter(parent: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal parameter_bytes
+        nonlocal tensors, parameter_bytes
+        tensors += 1
+        if tensors > MAX_TENSORS:
+            raise ValueError(f"more than {MAX_TENSORS} parameter tensors; lower the number of layers")
         parameter_bytes += parameter.nbytes if parameter is not None else 0
         if parameter_bytes > limit:
             raise ValueError(f"the parameters alone need more than this machine's memory of {limit / 2**30:.1f} GiB")

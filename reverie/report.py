@@ -155,18 +155,22 @@ def _read_run(folder: Path) -> Run:
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     configs = [runs[0].config for runs in groups]
-    keys = list(dict.fromkeys(key for config in configs for key in config))
-    differing = [
-        key
-        for key in keys
-        if key not in (*_SAME_EXPERIMENT, "core.name") and len({repr(config.get(key)) for config in configs}) > 1
-    ]
     labels = []
     for config in configs:
-        # An option only another core has says nothing about this one.
-        settings = [f"{key.rpartition('.')[2]} {config[key]}" for key in differing if key in config]
+        settings = [
+            f"{key.rpartition('.')[2]} {value}"
+            for key, value in config.items()
+            if key != "core.name" and key not in _SAME_EXPERIMENT and value != {} and _differs(key, config, configs)
+        ]
         labels.append(", ".join([str(config.get("core.name", "?")), *settings]))
     return labels
+
+
+def _differs(key: str, config: dict[str, Any], configs: Sequence[dict[str, Any]]) -> bool:
+    """Whether a setting tells a run from the others; a core's options count among runs of that core only."""
+    if key.startswith("core.") and key != "core.d_model":
+        configs = [other for other in configs if other.get("core.name") == config.get("core.name")]
+    return any(other.get(key) != config[key] for other in configs)
 
 
 def _draw_group(panel: Axes, tag: str, group: Group, index: int) -> None:

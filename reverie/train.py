@@ -36,6 +36,7 @@ def run(config: ExperimentConfig, trainer: Trainer, folder: Path, resume: bool) 
     """
     with _stop_signals() as signals:
         saver = _Saver(folder / CHECKPOINTS, trainer, Window(), config.train.keep_checkpoints)
+        checkpoint.remove_stale(saver.root)
         if resume:
             saver.restore()
         writer = MetricWriter(folder, resume_step=trainer.step_count if resume else None)
@@ -119,7 +120,11 @@ class _Saver:
             return
         if set(found.state) != {"trainer", "window"}:
             raise CheckpointError(f"{found.path}: its state is not that of a training run")
-        for warning in trainer.load(found.weights, found.state["trainer"]):
+        try:
+            warnings = trainer.load(found.weights, found.state["trainer"])
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{found.path}: does not fit this configuration: {error}") from error
+        for warning in warnings:
             logger.warning("%s", warning)
         self.window = Window(**found.state["window"])
         self.saved_update = trainer.update_count

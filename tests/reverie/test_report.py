@@ -35,7 +35,7 @@ def write_run(root, name, seed, core, slope, success=True, steps=200_000, **opti
 @pytest.fixture
 def runs(tmp_path):
     return [
-        *(write_run(tmp_path, f"a{seed}", seed, "lstm", 2 + seed / 3) for seed in range(3)),
+        *(write_run(tmp_path, f"a{seed}", seed, "lstm", 2 + seed / 3, num_layers=1) for seed in range(3)),
         *(write_run(tmp_path, f"b{seed}", seed, "transformer_xl", 6 + seed, memory_length=64) for seed in range(3)),
         write_run(tmp_path, "c", 0, "transformer_xl", 4, memory_length=16, success=False, steps=150_000),
     ]

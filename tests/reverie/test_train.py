@@ -253,15 +253,24 @@ def read_until(process, words):
     return ""
 
 
-def test_a_second_signal_ends_the_process_at_once(tmp_path):
-    pid = os.fork()
-    if pid == 0:
-        with train._stop_signals():
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(30)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+def test_a_second_signal_ends_the_process_at_once(monkeypatch):
+    exits = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    with train._stop_signals() as received:
+        signal.raise_signal(signal.SIGTERM)
+        assert (received, exits) == ([signal.SIGTERM], [])
+        signal.raise_signal(signal.SIGINT)
+    assert exits == [130]
+
+
+def test_leftovers_of_a_killed_save_are_gone_before_training_starts(tmp_path):
+    _, _, folder = run(tmp_path, 100)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    leftover = folder / "checkpoints" / f".tmp-100-{dead.pid}"
+    leftover.mkdir()
+    run(tmp_path, 100, resume=True)
+    assert not leftover.exists()
 
 
 def test_the_handlers_of_before_are_put_back(tmp_path):
