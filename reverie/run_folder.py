@@ -45,10 +45,11 @@ def open_run(config: ExperimentConfig, *, resume: bool = False, overwrite: bool 
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(folder))
-            holds_run = any(os.path.lexists(folder / name) for name in _CONTENTS)
-            if holds_run and not (resume or overwrite):
+            found = [name for name in _CONTENTS if os.path.lexists(folder / name)]
+            # A configuration alone is what a run leaves that failed before it began.
+            if found not in ([], [CONFIG]) and not (resume or overwrite):
                 raise RunFolderError(f"{folder}: already holds a run; --resume continues it, --overwrite replaces it")
-            if resume and not holds_run:
+            if resume and not found:
                 raise RunFolderError(f"{folder}: holds no run to resume")
             _refuse_links(folder)
             if overwrite:
@@ -90,8 +91,10 @@ def _locked(folder: Path) -> Iterator[None]:
             logger.warning("%s: took over the lock of %s, which did not end cleanly", folder, holder)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
-        yield
-        os.ftruncate(descriptor, 0)
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
