@@ -7,15 +7,18 @@ import os
 import sys
 from typing import Any
 
+from agents.learner import TrainingError
+
 
 def start_ray(num_actors: int) -> Any:
     """Start a private Ray instance with room for `num_actors` processes and return the module.
 
     Ray's services bind to every interface on Linux unless this variable, meant for other systems, is set before its
     import; then every port is on the loopback address. The dashboard, whose job interface runs code, stays off.
+    Raises TrainingError where Ray's authentication is turned off.
     """
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
-        raise RuntimeError("RAY_AUTH_MODE=disabled turns off Ray's authentication: unset it to train")
+        raise TrainingError("RAY_AUTH_MODE=disabled turns off Ray's authentication: unset it to train")
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     # Workers at Ray's default niceness of 15 starve while the learner computes.
     os.environ.setdefault("RAY_worker_niceness", "0")

@@ -179,7 +179,8 @@ def _print_error(error: Exception) -> None:
 
 def _code_of_expected(error: Exception) -> int | None:
     """The exit code of an error of our other packages that its message explains; None for any other."""
-    for module, name, code in (("envs", "EnvError", 2), ("agents.learner", "TrainingError", 1)):
+    kinds = (("envs", "EnvError", 2), ("envs", "EnvFault", 1), ("agents.learner", "TrainingError", 1))
+    for module, name, code in kinds:
         # A package that was never imported, to keep the start fast, has raised nothing.
         if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
             return code
