@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, report, list."""
+"""The command line: train, evaluate, generate, report, list."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reverie.errors import UserError
+
+if TYPE_CHECKING:
+    from reverie.config import Experiment
+    from reverie.trainer import Trainer
 
 EPILOG = """\
 exit codes:
@@ -23,7 +28,7 @@ exit codes:
   130  stopped by SIGINT, after saving
   143  stopped by SIGTERM, after saving
 """
-OUR_PACKAGES = ("memory_cores", "envs", "agents")
+OUR_PACKAGES = ("memory_cores", "envs", "agents", "lm")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,17 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives up on key=value words that follow an option; they are collected here.
-    if rest and (arguments.command != "train" or any(word.startswith("-") for word in rest)):
+    takes_overrides = "overrides" in arguments
+    if rest and (not takes_overrides or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if takes_overrides:
+        arguments.overrides += rest
     try:
         check_packages()
         # `module:Name-v0` may name a module in the user's folder, which `python -m` finds and a script does not.
         sys.path.append(str(Path.cwd()))
         match arguments.command:
             case "train":
-                return train(arguments.config, [*arguments.overrides, *rest], arguments.resume, arguments.overwrite)
+                return train(arguments.config, arguments.overrides, arguments.resume, arguments.overwrite)
             case "evaluate":
                 return evaluate(arguments)
+            case "generate":
+                return generate(arguments)
             case "report":
                 return report(arguments.runs, arguments.output)
             case _:
@@ -73,36 +83,51 @@ def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: b
 
     with open_run(config, resume=resume, overwrite=overwrite) as folder:
         torch.set_num_threads(config.train.num_threads)
-        from agents.trainer import ImpalaTrainer
         from reverie import train as training
 
-        with contextlib.closing(ImpalaTrainer(config)) as trainer:
-            print(f"training {config.core.name} on {config.env.id} in {folder}", file=sys.stderr)
+        with contextlib.closing(make_trainer(config)) as trainer:
+            print(f"training {config.core.name} in {folder}", file=sys.stderr)
             return training.run(config, trainer, folder, resume)
 
 
+def make_trainer(config: Experiment) -> Trainer:
+    """The trainer of an experiment."""
+    import lm.config
+
+    if isinstance(config, lm.config.ExperimentConfig):
+        from lm.trainer import NextTokenTrainer
+
+        return NextTokenTrainer(config)
+    from agents.trainer import ImpalaTrainer
+
+    return ImpalaTrainer(config)
+
+
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Play episodes with the newest checkpoint of a run and print what came of them."""
+    """Evaluate the newest checkpoint of a run: an agent by playing episodes, a language model by scoring a split."""
+    import lm.config
     from reverie.config import load_experiment
 
     run: Path = arguments.run
     config = load_experiment(run / "config.yaml")
+    if isinstance(config, lm.config.ExperimentConfig):
+        _refuse_options(arguments, "agents", ("episodes", "seed", "greedy", "video", "allow_import"))
+        from reverie import language_model
+
+        return language_model.evaluate(run, arguments.overrides, arguments.split, arguments.json)
+    _refuse_options(arguments, "language models", ("split", "overrides"))
     _refuse_unasked_import(config.env.id, run, arguments.allow_import)
 
     import torch
 
-    from reverie import checkpoint
-    from reverie.run_folder import CHECKPOINTS, RunFolderError
+    from reverie.run_folder import newest_checkpoint
 
-    found, skipped = checkpoint.newest(run / CHECKPOINTS)
-    for entry in skipped:
-        logging.getLogger(__name__).warning("skipped a checkpoint: %s", entry.reason)
-    if found is None:
-        raise RunFolderError(f"{run}: holds no checkpoint to evaluate")
+    found = newest_checkpoint(run)
     torch.set_num_threads(config.train.num_threads)
     from agents.evaluation import evaluate as play
 
-    result = play(config, found.weights, arguments.episodes, arguments.seed, arguments.greedy, arguments.video)
+    episodes, seed = arguments.episodes or 100, arguments.seed or 0
+    result = play(config, found.weights, episodes, seed, arguments.greedy, arguments.video)
     if arguments.json:
         print(json.dumps({"run": str(run), "step": found.step, **dataclasses.asdict(result)}))
         return 0
@@ -113,6 +138,22 @@ def evaluate(arguments: argparse.Namespace) -> int:
         print(f"  success rate  {result.success_rate:.1%}")
     print(f"  mean length   {result.mean_length:.4g} steps")
     return 0
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Print what the newest checkpoint of a language model writes after a prompt, as it is written."""
+    from reverie import language_model
+
+    return language_model.generate(
+        arguments.run,
+        arguments.overrides,
+        arguments.prompt,
+        arguments.tokens,
+        arguments.temperature,
+        arguments.top_k,
+        arguments.top_p,
+        arguments.seed,
+    )
 
 
 def report(runs: Sequence[Path], output: Path) -> int:
@@ -179,12 +220,27 @@ def _print_error(error: Exception) -> None:
 
 def _code_of_expected(error: Exception) -> int | None:
     """The exit code of an error of our other packages that its message explains; None for any other."""
-    kinds = (("envs", "EnvError", 2), ("envs", "EnvFault", 1), ("agents.learner", "TrainingError", 1))
+    kinds = (
+        ("envs", "EnvError", 2),
+        ("envs", "EnvFault", 1),
+        ("agents.learner", "TrainingError", 1),
+        ("lm.errors", "InputError", 2),
+        ("lm.errors", "TrainingError", 1),
+    )
     for module, name, code in kinds:
         # A package that was never imported, to keep the start fast, has raised nothing.
         if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
             return code
     return None
+
+
+def _refuse_options(arguments: argparse.Namespace, whose: str, names: Sequence[str]) -> None:
+    """Refuse options that say nothing about what this run has trained."""
+    given = [name for name in names if getattr(arguments, name)]
+    if given:
+        flags = {"allow_import": "--import", "overrides": "key=value"}
+        listing = ", ".join(flags.get(name, f"--{name}") for name in given)
+        raise UserError(f"{arguments.run}: {listing}: for {whose} only")
 
 
 def _refuse_unasked_import(env_id: str, run: Path, allowed: str | None) -> None:
@@ -202,7 +258,7 @@ def _refuse_unasked_import(env_id: str, run: Path, allowed: str | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="reverie",
-        description="Train agents that remember.",
+        description="Train agents and language models that remember.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -217,16 +273,31 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--resume", action="store_true", help="continue the run in the run folder")
     mode.add_argument("--overwrite", action="store_true", help="delete the run in the run folder first")
 
-    command = commands.add_parser("evaluate", help="play episodes with a trained agent", allow_abbrev=False)
+    command = commands.add_parser("evaluate", help="evaluate a trained agent or model", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
-    command.add_argument("--episodes", type=_positive, default=100, help="episodes to play (default %(default)s)")
-    command.add_argument("--seed", type=_seed, default=0, help="seed of the episodes (default %(default)s)")
-    command.add_argument("--greedy", action="store_true", help="take the likeliest action, do not sample")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument("--video", type=_video, metavar="FILE", help="write the first episode as .gif or .mp4")
-    command.add_argument(
+    command.add_argument("--json", action="store_true", help="print JSON objects, one a line")
+    group = command.add_argument_group("agents")
+    group.add_argument("--episodes", type=_positive, help="episodes to play (default 100)")
+    group.add_argument("--seed", type=_seed, help="seed of the episodes (default 0)")
+    group.add_argument("--greedy", action="store_true", help="take the likeliest action, do not sample")
+    group.add_argument("--video", type=_video, metavar="FILE", help="write the first episode as .gif or .mp4")
+    group.add_argument(
         "--import", dest="allow_import", metavar="MODULE", help="a module the run's environment may import"
     )
+    group = command.add_argument_group("language models")
+    help_text = "e.g. core.memory_length=64; commas give a row each: core.memory_length=64,128"
+    group.add_argument("overrides", nargs="*", metavar="key=value", help=help_text)
+    group.add_argument("--split", choices=("train", "validation", "test"), help="default validation")
+
+    command = commands.add_parser("generate", help="let a trained language model write", allow_abbrev=False)
+    command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=256")
+    command.add_argument("--prompt", default="", help="the text to go on from (default none)")
+    command.add_argument("--tokens", type=_positive, default=500, help="tokens to write (default %(default)s)")
+    command.add_argument("--temperature", type=_temperature, default=1.0, help="0 is greedy (default %(default)s)")
+    command.add_argument("--top-k", type=_positive, help="sample from the k likeliest tokens (default all)")
+    command.add_argument("--top-p", type=_share, default=1.0, help="and from this share of the probability (default 1)")
+    command.add_argument("--seed", type=_seed, default=0, help="seed of the sampling (default %(default)s)")
 
     command = commands.add_parser("report", help="draw learning curves of runs", allow_abbrev=False)
     command.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run folder")
@@ -247,6 +318,27 @@ def _seed(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 2**31):
         raise argparse.ArgumentTypeError(f"expected an integer from 0 to {2**31 - 1}, got {text!r}")
     return int(text)
+
+
+def _temperature(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1000, got {text!r}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, got {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from error
 
 
 def _video(text: str) -> Path:

@@ -1,4 +1,7 @@
-"""From a YAML file and `key=value` overrides to a checked ExperimentConfig, all mistakes reported at once."""
+"""From a YAML file and `key=value` overrides to a checked experiment, all mistakes reported at once.
+
+The sections at the top choose the schema: `env` is reinforcement learning, `data` is language modelling.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,16 @@ import annotated_types
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from agents.config import ExperimentConfig
+import agents.config
+import lm.config
 from reverie import yaml_loader
 from reverie.errors import UserError
 from reverie.yaml_loader import KeyPath, YamlError
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _CORE_FIELDS = ("name", "d_model")
+
+Experiment = agents.config.ExperimentConfig | lm.config.ExperimentConfig
 
 
 class ConfigError(UserError, ValueError):
@@ -33,7 +39,7 @@ class ConfigError(UserError, ValueError):
         super().__init__("\n".join(self.problems))
 
 
-def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment of a YAML file with dotted overrides (`agent.unroll_length=32`) applied.
 
     Raises ConfigError with all problems of the file, the overrides, the fields and the memory core.
@@ -48,7 +54,8 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
         options, wrong = check_core(core, config)
         problems += [_with_line(problem, lines) for problem in wrong]
         if config is not None:
-            config = dataclasses.replace(config, core=dataclasses.replace(config.core, options=options))
+            typed: Any = dataclasses.replace(config.core, options=options)
+            config = dataclasses.replace(config, core=typed)
     if config is None or problems:
         raise ConfigError(problems)
     return config
@@ -66,31 +73,37 @@ def read_experiment(
     except YamlError as error:
         raise ConfigError([f"{path}: {error}"]) from error
     if not isinstance(document.value, dict):
-        raise ConfigError([f"{path}: expected a mapping with env, core, agent, train and run at the top"])
+        raise ConfigError([f"{path}: expected a mapping with env or data, core, train and run at the top"])
     problems, lines = list(document.problems), dict(document.lines)
     for override in overrides:
         problems += _apply_override(document.value, lines, override)
     return document.value, problems, lines
 
 
-def dump(config: ExperimentConfig) -> str:
+def dump(config: Experiment) -> str:
     """YAML that `load_experiment` reads back as the same configuration."""
     data = dataclasses.asdict(config)
     data["core"] |= data["core"].pop("options")
     return yaml_loader.dump(data)
 
 
-def validate(data: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[ExperimentConfig | None, list[str]]:
+def schema_of(data: Mapping[str, Any]) -> type[Experiment]:
+    """The schema that the sections at the top choose."""
+    return lm.config.ExperimentConfig if "data" in data and "env" not in data else agents.config.ExperimentConfig
+
+
+def validate(data: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[Experiment | None, list[str]]:
     """The configuration, or None, and a sentence for each wrong field and each broken rule across fields."""
+    schema = schema_of(data)
     try:
-        config = TypeAdapter(ExperimentConfig).validate_json(json.dumps(data))
+        config: Experiment = TypeAdapter(schema).validate_json(json.dumps(data))
     except ValidationError as error:
         problems: dict[str, str] = {}
-        failures = [_schema_path(failure["loc"]) for failure in error.errors(include_url=False)]
+        failures = [_schema_path(schema, failure["loc"]) for failure in error.errors(include_url=False)]
         for path in failures:
             deeper = any(len(other) > len(path) and other[: len(path)] == path for other in failures)
             if not deeper:
-                problems[".".join(path)] = _describe(path, data)
+                problems[".".join(path)] = _describe(schema, path, data)
         run = data.get("run")
         name = run.get("name") if isinstance(run, dict) else None
         found = [*problems.values(), *(_name_problems(name) if isinstance(name, str) else [])]
@@ -204,10 +217,10 @@ def _nest_core_options(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, "core": nested}
 
 
-def _schema_path(location: Sequence[int | str]) -> KeyPath:
+def _schema_path(schema: type[Experiment], location: Sequence[int | str]) -> KeyPath:
     """The keys of a pydantic location, without the tags it adds for the members of a union."""
     path: list[str] = []
-    annotation: Any = ExperimentConfig
+    annotation: Any = schema
     for part in location:
         fields = _fields(annotation)
         if fields and part not in fields and part in _union_tags(annotation):
@@ -240,9 +253,9 @@ def _fields(annotation: Any) -> dict[str, Any]:
     return {}
 
 
-def _describe(path: KeyPath, data: Mapping[str, Any]) -> str:
+def _describe(schema: type[Experiment], path: KeyPath, data: Mapping[str, Any]) -> str:
     dotted = ".".join(path) or "configuration"
-    annotation: Any = ExperimentConfig
+    annotation: Any = schema
     value: Any = data
     for key in path:
         fields = _fields(annotation)

@@ -7,17 +7,17 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from torch.nn.modules import module as nn_module
 
+import agents.config
 import memory_cores
-from agents.config import CoreConfig, ExperimentConfig
 from memory_cores.core import MemoryCore
-from reverie.config import did_you_mean, expected, got, number_hint
+from reverie.config import Experiment, did_you_mean, expected, got, number_hint
 
 MAX_MODULES = 5_000
 MAX_TENSORS = 20_000
@@ -25,11 +25,11 @@ MAX_INTEGER = 2**40
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-def check_core(section: Mapping[str, Any], config: ExperimentConfig | None) -> tuple[dict[str, Any], list[str]]:
+def check_core(section: Mapping[str, Any], config: Experiment | None) -> tuple[dict[str, Any], list[str]]:
     """The core's options in the types it declares, and what is wrong with the `core` section.
 
-    With `config`, the parts of the experiment that depend on the core are checked too: the unroll length
-    against the core's period, and the memory a learner needs against the machine's.
+    With `config`, the parts of the experiment that depend on the core are checked too: the unroll or
+    segment length against the core's period, and the memory a learner needs against the machine's.
     """
     name = section["name"]
     if name not in memory_cores.names():
@@ -37,7 +37,7 @@ def check_core(section: Mapping[str, Any], config: ExperimentConfig | None) -> t
         return {}, [f"core.name: no memory core is called {name!r}; {hint}"]
     given = {key: value for key, value in section.items() if key not in ("name", "d_model")}
     options, problems = _typed_options(name, given)
-    d_model = section.get("d_model", CoreConfig.d_model)
+    d_model = section.get("d_model", agents.config.CoreConfig.d_model)
     if problems or isinstance(d_model, bool) or not isinstance(d_model, int) or not 1 <= d_model <= 2**20:
         return options, problems
     try:
@@ -121,24 +121,44 @@ def _bounded_size() -> Iterator[None]:
             hook.remove()
 
 
-def _period_problems(core: MemoryCore, config: ExperimentConfig) -> list[str]:
-    if config.agent.unroll_length % core.period == 0:
+class Batch(NamedTuple):
+    """What one backward pass of an experiment holds, and the fields that say so."""
+
+    rows_field: str
+    rows: int
+    steps_field: str
+    steps: int
+    moments: int
+    """Copies of the parameters that the optimiser keeps."""
+
+
+def _batch(config: Experiment) -> Batch:
+    if isinstance(config, agents.config.ExperimentConfig):
+        agent = config.agent
+        moments = 2 if agent.optimizer == "adam" else 1
+        return Batch("agent.batch_size", agent.batch_size, "agent.unroll_length", agent.unroll_length, moments)
+    train = config.train
+    return Batch("train.batch_size", train.batch_size, "train.segment_length", train.segment_length, moments=2)
+
+
+def _period_problems(core: MemoryCore, config: Experiment) -> list[str]:
+    batch = _batch(config)
+    if batch.steps % core.period == 0:
         return []
     return [
-        f"agent.unroll_length: expected a multiple of {core.period}, the period of the {config.core.name} "
-        f"core, got {config.agent.unroll_length}"
+        f"{batch.steps_field}: expected a multiple of {core.period}, the period of the {config.core.name} "
+        f"core, got {batch.steps}"
     ]
 
 
-def _size_problems(core: MemoryCore, state: Mapping[str, torch.Tensor], config: ExperimentConfig) -> list[str]:
+def _size_problems(core: MemoryCore, state: Mapping[str, torch.Tensor], config: Experiment) -> list[str]:
     """What the learner holds at least, so that a refusal is never wrong."""
-    agent = config.agent
+    batch = _batch(config)
     parameters = sum(parameter.nbytes for parameter in core.parameters())
-    moments = 2 if agent.optimizer == "adam" else 1
     parts = {
-        "parameters with gradients and optimiser": parameters * (2 + moments),
-        "core state of a batch": sum(tensor.nbytes for tensor in state.values()) * agent.batch_size,
-        "one layer's activations": (agent.unroll_length + 1) * agent.batch_size * config.core.d_model * 4,
+        "parameters with gradients and optimiser": parameters * (2 + batch.moments),
+        "core state of a batch": sum(tensor.nbytes for tensor in state.values()) * batch.rows,
+        "one layer's activations": batch.steps * batch.rows * config.core.d_model * 4,
     }
     needed, available = sum(parts.values()), machine_memory()
     if needed <= available:
@@ -147,5 +167,5 @@ def _size_problems(core: MemoryCore, state: Mapping[str, torch.Tensor], config: 
     return [
         f"core: the run needs at least {needed / 2**30:.1f} GiB ({listing}), this machine has "
         f"{available / 2**30:.1f} GiB; lower core.d_model, the core's memory, "
-        "agent.batch_size or agent.unroll_length"
+        f"{batch.rows_field} or {batch.steps_field}"
     ]

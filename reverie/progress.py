@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import TextIO
 
 from rich.console import Console
@@ -14,7 +15,7 @@ PLAIN_INTERVAL = 10.0
 
 
 class ProgressLine:
-    """Steps, rate, time left and mean return: a live line on a terminal, elsewhere a line now and then."""
+    """Steps, rate, time left and a metric or two: a live line on a terminal, elsewhere a line now and then."""
 
     def __init__(self, total_steps: int, start_step: int, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -32,13 +33,12 @@ class ProgressLine:
         """Steps a second since this process began to train."""
         return (step - self._first) / max(time.monotonic() - self._started, 1e-9)
 
-    def update(self, step: int, mean_return: float | None, last: bool = False) -> None:
+    def update(self, step: int, headline: Mapping[str, float], last: bool = False) -> None:
         rate = self.rate(step)
         text = f"{step:,} / {self._total:,} steps  {rate:,.0f} steps/s"
         if rate > 0 and not last:
             text += f"  {_duration((self._total - step) / rate)} left"
-        if mean_return is not None:
-            text += f"  return {mean_return:.3g}"
+        text += "".join(f"  {word} {value:.3g}" for word, value in headline.items())
         if self._live is not None:
             self._live.update(self._task, completed=step, description=text)
             if last:

@@ -22,7 +22,12 @@ from reverie.errors import UserError
 from reverie.metrics_file import read_rows
 from reverie.run_folder import CONFIG, METRICS, flatten
 
-CURVES = {"episode/return": "mean episode return", "episode/success": "success rate"}
+CURVES = {
+    "episode/return": "mean episode return",
+    "episode/success": "success rate",
+    "loss/next_token": "training loss (nats per token)",
+    "validation/nats_per_token": "validation loss (nats per token)",
+}
 """The metrics drawn, where a run has them, with their axis labels."""
 NUM_BINS = 100
 FINAL_FRACTION = 0.1
@@ -52,9 +57,10 @@ class Run:
         return float(max(steps[-1] for steps, _ in self.curves.values()))
 
     def final(self, tag: str) -> float:
-        """The mean of a curve over the last part of its run."""
+        """The mean of a curve over the last part of its run, or its last value where it has none there."""
         steps, values = self.curves[tag]
-        return float(values[steps >= self.last_step * (1 - FINAL_FRACTION)].mean() if len(steps) else math.nan)
+        last = values[steps >= self.last_step * (1 - FINAL_FRACTION)]
+        return float(last.mean() if len(last) else values[-1])
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,7 @@ def _draw_group(panel: Axes, tag: str, group: Group, index: int) -> None:
 
 
 def _dress(panel: Axes, tag: str) -> None:
-    panel.set_xlabel("environment steps")
+    panel.set_xlabel("environment steps" if tag.startswith("episode/") else "tokens")
     panel.set_ylabel(CURVES[tag])
     panel.set_xlim(left=0)
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))

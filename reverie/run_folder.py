@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.config import ExperimentConfig
-from reverie import yaml_loader
-from reverie.config import RUN_NAME, dump
+from reverie import checkpoint, yaml_loader
+from reverie.checkpoint import Checkpoint
+from reverie.config import RUN_NAME, Experiment, dump
 from reverie.errors import UserError
 
 CONFIG, METRICS, EVENTS, CHECKPOINTS, LOCK = (
@@ -34,7 +34,7 @@ class RunFolderError(UserError):
 
 
 @contextlib.contextmanager
-def open_run(config: ExperimentConfig, *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
+def open_run(config: Experiment, *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
     """The locked folder `run.root/run.name` with the resolved config.yaml in it.
 
     Raises RunFolderError if another process runs in it, if it holds a run and neither `resume` nor
@@ -60,6 +60,19 @@ def open_run(config: ExperimentConfig, *, resume: bool = False, overwrite: bool 
         except OSError as error:
             raise RunFolderError(f"{folder}: {error.strerror or error}") from error
         yield folder
+
+
+def newest_checkpoint(run: Path) -> Checkpoint:
+    """The newest checkpoint of a run that verifies; newer ones that do not are logged.
+
+    Raises RunFolderError if the run has no checkpoint, CheckpointError if it has some and none verifies.
+    """
+    found, skipped = checkpoint.newest(run / CHECKPOINTS)
+    for entry in skipped:
+        logger.warning("skipped a checkpoint: %s", entry.reason)
+    if found is None:
+        raise RunFolderError(f"{run}: holds no checkpoint yet")
+    return found
 
 
 def _place(root: Path, name: str) -> Path:
@@ -108,7 +121,7 @@ def _remove_run(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _write_config(folder: Path, config: ExperimentConfig) -> None:
+def _write_config(folder: Path, config: Experiment) -> None:
     temporary = folder / f".{CONFIG}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         file.write(dump(config))
@@ -117,7 +130,7 @@ def _write_config(folder: Path, config: ExperimentConfig) -> None:
     os.replace(temporary, folder / CONFIG)
 
 
-def _warn_of_changes(folder: Path, config: ExperimentConfig) -> None:
+def _warn_of_changes(folder: Path, config: Experiment) -> None:
     try:
         before = yaml_loader.read(folder / CONFIG).value
     except yaml_loader.YamlError as error:

@@ -14,21 +14,24 @@ from types import FrameType
 
 import torch
 
-from agents.config import ExperimentConfig, TrainConfig
+import agents.config
+import lm.config
 from reverie import checkpoint
 from reverie.checkpoint import CheckpointError
+from reverie.config import Experiment
 from reverie.metrics import MetricWriter, Window
 from reverie.progress import ProgressLine
 from reverie.run_folder import CHECKPOINTS
 from reverie.trainer import Trainer
 
-RETURN = "episode/return"
+HEADLINES = {"episode/return": "return", "loss/next_token": "loss"}
+"""The metrics that the progress line shows, by the word it shows them with."""
 RATE = "throughput/steps_per_second"
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: ExperimentConfig, trainer: Trainer, folder: Path, resume: bool) -> int:
+def run(config: Experiment, trainer: Trainer, folder: Path, resume: bool) -> int:
     """Train until `trainer.total_steps`, in a run folder that this process has locked.
 
     Returns the exit code: 0, 1 if the last checkpoint could not be saved, or 128 plus the number of the
@@ -53,7 +56,7 @@ def run(config: ExperimentConfig, trainer: Trainer, folder: Path, resume: bool) 
 
 
 def _loop(
-    config: TrainConfig,
+    config: agents.config.TrainConfig | lm.config.TrainConfig,
     trainer: Trainer,
     saver: _Saver,
     writer: MetricWriter,
@@ -62,11 +65,11 @@ def _loop(
 ) -> None:
     next_log = _next_multiple(trainer.update_count, config.log_interval)
     next_save = _next_multiple(trainer.update_count, config.checkpoint_interval)
-    mean_return: float | None = None
+    headline: dict[str, float] = {}
     while trainer.step_count < trainer.total_steps and not signals:
         metrics = trainer.update()
         saver.window.add(metrics)
-        mean_return = metrics.get(RETURN, mean_return)
+        headline |= {word: metrics[tag] for tag, word in HEADLINES.items() if tag in metrics}
         if trainer.update_count >= next_log:
             row = saver.window.row()
             writer.write(trainer.step_count, {**row, RATE: progress.rate(trainer.step_count)})
@@ -74,8 +77,8 @@ def _loop(
         if trainer.update_count >= next_save:
             saved = saver.save()
             next_save = _next_multiple(trainer.update_count, config.checkpoint_interval) if saved else next_log
-        progress.update(trainer.step_count, mean_return)
-    progress.update(trainer.step_count, mean_return, last=True)
+        progress.update(trainer.step_count, headline)
+    progress.update(trainer.step_count, headline, last=True)
 
 
 def _next_multiple(count: int, interval: int) -> int:

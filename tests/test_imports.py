@@ -13,7 +13,8 @@ MAY_IMPORT = {
     "memory_cores": {"memory_cores"},
     "envs": {"envs"},
     "agents": {"agents", "envs", "memory_cores"},
-    "reverie": {"reverie", "agents", "envs", "memory_cores"},
+    "lm": {"lm", "memory_cores"},
+    "reverie": {"reverie", "agents", "envs", "lm", "memory_cores"},
 }
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 

@@ -17,8 +17,8 @@ def test_steps_rate_and_return_are_shown(stream):
     out = stream()
     progress = ProgressLine(1_000_000, 1000, out)
     for step in range(2000, 5001, 1000):
-        progress.update(step, None)
-    progress.update(5000, 0.51234, last=True)
+        progress.update(step, {})
+    progress.update(5000, {"return": 0.51234}, last=True)
     progress.close()
     text = out.getvalue()
     assert "5,000 / 1,000,000 steps" in text
@@ -30,7 +30,7 @@ def test_a_file_is_not_flooded_with_lines():
     out = io.StringIO()
     progress = ProgressLine(1000, 0, out)
     for step in range(500):
-        progress.update(step, 1.0)
+        progress.update(step, {"return": 1.0})
     assert out.getvalue().count("\n") == 1
 
 

@@ -1,0 +1,222 @@
+"""Corpora as memory-mapped token files, prepared once.
+
+A prepared corpus is a folder of the cache, named by a hash of its sources and of how they are cut and numbered:
+
+    train.bin, validation.bin, test.bin   the tokens of a split, document after document
+    manifest.json                         sources, vocabulary, and the counts and SHA-256 of each split
+
+Sources are hashed at every start, so a changed file is another corpus, never a stale one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm.config import DataConfig
+from lm.documents import SPLITS, Document, find_documents
+from lm.errors import InputError
+from lm.vocabulary import ByteVocabulary, CharacterVocabulary, Tokens, Vocabulary, decode_utf8, described
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PIECE = 2**24
+"""Bytes searched for words, or characters for a vocabulary, at a time."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The documents of one split, one after the other."""
+
+    name: str
+    tokens: Tokens
+    """(N,), memory-mapped."""
+    starts: NDArray[np.int64]
+    """(documents,), the first token of each."""
+    num_bytes: int
+    num_words: int
+    """Runs of bytes that are not ASCII white space."""
+    sha256: str
+    """Of the tokens."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus."""
+
+    vocabulary: Vocabulary
+    splits: dict[str, Split]
+    sha256: str
+    """Of all that the splits hold: tokens and document borders."""
+
+
+def prepare(config: DataConfig, vocabulary: Vocabulary | None = None) -> Corpus:
+    """The corpus of a configuration, from the cache or made now; with `vocabulary`, in that numbering.
+
+    Raises InputError for text that is missing, empty or not in the vocabulary, with the path and byte offset.
+    """
+    try:
+        documents = find_documents(config)
+        digests = {path: _sha256(path) for path in dict.fromkeys(document.path for document in documents)}
+        folder = _place(config, documents, digests, vocabulary)
+        corpus = _open(folder)
+        if corpus is None:
+            _make(folder, config, documents, digests, vocabulary)
+            corpus = _open(folder)
+    except OSError as error:
+        raise InputError(f"{error.filename or config.path}: {error.strerror or error}") from error
+    if corpus is None:
+        raise InputError(f"{folder}: what was just written there cannot be read back")
+    _warn_of_equal_splits(corpus)
+    return corpus
+
+
+def cache_folder(config: DataConfig) -> Path:
+    """Where prepared corpora lie."""
+    if config.cache is not None:
+        return Path(config.cache)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reverie" / "corpora"
+
+
+def _place(
+    config: DataConfig, documents: Sequence[Document], digests: dict[Path, str], vocabulary: Vocabulary | None
+) -> Path:
+    identity = {
+        "format": FORMAT,
+        "documents": [[d.split, digests[d.path], d.start, d.stop] for d in documents],
+        "vocabulary": vocabulary.description() if vocabulary is not None else {"tokens": config.tokens},
+    }
+    return cache_folder(config) / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+
+def _open(folder: Path) -> Corpus | None:
+    """The corpus in a folder; None where there is none, or none that verifies."""
+    if not folder.exists():
+        return None
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        vocabulary = described(manifest["vocabulary"])
+        splits = {name: _open_split(folder, name, entry) for name, entry in manifest["splits"].items()}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        logger.warning("%s: is damaged and prepared anew: %s", folder, error)
+        shutil.rmtree(folder)
+        return None
+    return Corpus(vocabulary, splits, hashlib.sha256(json.dumps(manifest["splits"]).encode()).hexdigest())
+
+
+def _open_split(folder: Path, name: str, entry: dict[str, Any]) -> Split:
+    path = folder / f"{name}.bin"
+    if _sha256(path) != entry["sha256"]:
+        raise ValueError(f"{path.name} is not what its manifest says")
+    tokens = np.memmap(path, np.dtype(entry["dtype"]), "r")
+    starts = np.array(entry["starts"], dtype=np.int64)
+    return Split(name, tokens, starts, entry["bytes"], entry["words"], entry["sha256"])
+
+
+def _make(
+    folder: Path,
+    config: DataConfig,
+    documents: Sequence[Document],
+    digests: dict[Path, str],
+    vocabulary: Vocabulary | None,
+) -> None:
+    """Prepare a corpus beside its place and rename it into it."""
+    if vocabulary is None:
+        vocabulary = ByteVocabulary() if config.tokens == "bytes" else _characters_of(documents)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-", ignore_cleanup_errors=True) as name:
+        temporary = Path(name) / folder.name
+        temporary.mkdir()
+        splits = {
+            split: _write_split(temporary / f"{split}.bin", [d for d in documents if d.split == split], vocabulary)
+            for split in SPLITS
+            if any(d.split == split for d in documents)
+        }
+        for path, digest in digests.items():
+            if _sha256(path) != digest:
+                raise InputError(f"{path}: changed while it was read")
+        manifest = {
+            "format": FORMAT,
+            "sources": [
+                {"path": str(path.absolute()), "size": path.stat().st_size, "sha256": digest}
+                for path, digest in digests.items()
+            ],
+            "vocabulary": vocabulary.description(),
+            "splits": splits,
+        }
+        (temporary / MANIFEST).write_text(json.dumps(manifest))
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.exists():  # else another process has prepared the same meanwhile
+                raise
+
+
+def _write_split(path: Path, documents: Sequence[Document], vocabulary: Vocabulary) -> dict[str, Any]:
+    starts: list[int] = []
+    count = num_bytes = num_words = 0
+    dtype = np.min_scalar_type(vocabulary.size - 1)
+    with path.open("wb") as file:
+        for document in documents:
+            raw = document.read()
+            tokens = vocabulary.encode(raw, str(document.path), document.start).astype(dtype, copy=False)
+            file.write(tokens.tobytes())
+            starts.append(count)
+            count += len(tokens)
+            num_bytes += len(raw)
+            num_words += count_words(raw)
+    return {
+        "tokens": count,
+        "bytes": num_bytes,
+        "words": num_words,
+        "dtype": dtype.str,
+        "sha256": _sha256(path),
+        "starts": starts,
+    }
+
+
+def count_words(raw: bytes) -> int:
+    """The runs of bytes that are not ASCII white space."""
+    is_space = np.zeros(256, dtype=bool)
+    is_space[list(b" \t\n\r\v\f")] = True
+    words, after_space = 0, True
+    for start in range(0, len(raw), PIECE):
+        space = is_space[np.frombuffer(raw[start : start + PIECE], np.uint8)]
+        words += int(after_space and not space[0]) + int((space[:-1] & ~space[1:]).sum())
+        after_space = bool(space[-1])
+    return words
+
+
+def _characters_of(documents: Sequence[Document]) -> CharacterVocabulary:
+    """The characters of all splits: a held-out one that training lacks gets a number too, so none is unknown."""
+    characters: set[str] = set()
+    for document in documents:
+        text = decode_utf8(document.read(), str(document.path), document.start)
+        for start in range(0, len(text), PIECE):
+            characters.update(text[start : start + PIECE])
+    return CharacterVocabulary("".join(sorted(characters)))
+
+
+def _warn_of_equal_splits(corpus: Corpus) -> None:
+    train = corpus.splits["train"]
+    for split in corpus.splits.values():
+        if split is not train and split.sha256 == train.sha256:
+            logger.warning("the %s split is the same text as the train split", split.name)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,72 @@
+"""Text read as B contiguous lanes, segment by segment (truncated backpropagation through time).
+
+The train split is a ring of N tokens. Lane b begins at token b N / B and reads on for ever, past the end of the ring
+into its beginning, so that the memory carried from segment to segment is always that of the text before. Where
+a document begins, and at the beginning of the run, the lane is reset: the first token of a document is predicted from
+nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lm.corpus import Split
+from lm.errors import InputError
+
+
+class Segment(NamedTuple):
+    """T steps of B lanes."""
+
+    inputs: Tensor
+    """(B, T) int64, the token before each target; where reset is set, of no meaning."""
+    targets: Tensor
+    """(B, T) int64, the tokens to predict."""
+    reset: Tensor
+    """(B, T) bool, True where a document begins."""
+
+
+class Lanes:
+    """Reads a split as lanes; `position`, the steps each lane has read, is its whole state."""
+
+    def __init__(self, split: Split, batch_size: int, segment_length: int) -> None:
+        """Raises InputError where the split has less than one segment a lane."""
+        self.split = split
+        self.segment_length = segment_length
+        self.position = 0
+        count = len(split.tokens)
+        if count < batch_size * segment_length:
+            raise InputError(
+                f"the {split.name} split has {count:,} tokens, expected at least one segment a lane: "
+                f"train.batch_size * train.segment_length = {batch_size * segment_length:,}"
+            )
+        self.offsets = np.arange(batch_size, dtype=np.int64) * count // batch_size
+
+    @property
+    def epochs(self) -> float:
+        """How often the text has been read."""
+        return self.position * len(self.offsets) / len(self.split.tokens)
+
+    def next(self) -> Segment:
+        """The next segment of every lane."""
+        steps = self.position + np.arange(self.segment_length, dtype=np.int64)
+        places = (self.offsets[:, None] + steps) % len(self.split.tokens)  # (B, T)
+        reset = begins_document(self.split.starts, places) | (steps == 0)
+        self.position += self.segment_length
+        inputs, targets = (as_int64(self.split.tokens[index]) for index in (places - 1, places))
+        return Segment(inputs, targets, torch.from_numpy(reset))
+
+
+def as_int64(tokens: NDArray[Any]) -> Tensor:
+    """A copy of tokens as torch indexes with them."""
+    return torch.from_numpy(np.array(tokens, dtype=np.int64))
+
+
+def begins_document(starts: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the places are among the ascending starts."""
+    nearest = np.searchsorted(starts, places, side="right") - 1
+    return np.asarray(starts[nearest] == places)

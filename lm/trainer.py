@@ -1,0 +1,205 @@
+"""Training: truncated backpropagation through time, with the core's memory carried from segment to segment."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm.config import ExperimentConfig, TrainConfig
+from lm.corpus import Corpus, prepare
+from lm.errors import TrainingError
+from lm.evaluation import total_nats
+from lm.lanes import Lanes, Segment
+from lm.model import LanguageModel, load_weights, make_model, next_token_loss
+from lm.schedules import learning_rate, update_period
+
+MAX_SKIPPED_IN_A_ROW = 5
+
+
+class NextTokenTrainer:
+    """Trains one language model. `update` is one optimizer step; `state`, `weights` and `load` make a resume."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        """Raises InputError for a corpus that cannot be read or is too short."""
+        torch.set_num_threads(config.train.num_threads)
+        torch.manual_seed(config.train.seed)
+        self.config = config
+        self.total_steps = config.train.total_steps
+        self.step_count = self.update_count = 0
+        self.skipped_updates = self.skipped_in_a_row = 0
+        self.corpus: Corpus = prepare(config.data)
+        self.lanes = Lanes(self.corpus.splits["train"], config.train.batch_size, config.train.segment_length)
+        self.model = make_model(self.corpus.vocabulary.size, config.core, config.model).train()
+        self.core_state = self.model.core.initial_state(config.train.batch_size)
+        self.optimizer = make_optimizer(self.model, config.train)
+        self.average = None if config.train.ema_decay is None else parameters_of(self.model)
+
+    def update(self) -> dict[str, float]:
+        """One optimizer step on the next segments of every lane; returns metrics by TensorBoard tag.
+
+        An update whose loss or gradient is not finite changes neither weights nor memory; several in a row raise
+        TrainingError.
+        """
+        train = self.config.train
+        rate = learning_rate(train.learning_rate, self.step_count, self.total_steps)
+        period = update_period(train.update_period, self.step_count)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+        self.optimizer.zero_grad(set_to_none=True)
+        memory_before = self.core_state
+        sums: dict[str, Tensor] = {}
+        for _ in range(period):
+            segment = self.lanes.next()
+            for tag, value in self._backward(segment, period).items():
+                sums[tag] = sums.get(tag, torch.zeros(())) + value
+            self.step_count += segment.targets.numel()
+        metrics = {tag: float(total) / period for tag, total in sums.items()}
+        gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.max_grad_norm))
+        self.update_count += 1
+        if math.isfinite(gradient_norm) and math.isfinite(metrics["loss/total"]):
+            self.optimizer.step()
+            self._average_weights()
+            self.skipped_in_a_row = 0
+        else:
+            self.core_state = memory_before
+            self._count_skipped(metrics["loss/total"], gradient_norm)
+        metrics |= {
+            "learner/gradient_norm": gradient_norm,
+            "learner/learning_rate": rate,
+            "learner/update_period": float(period),
+            "learner/skipped_updates": self.skipped_updates,
+            "data/epochs": self.lanes.epochs,
+        }
+        if self.update_count % train.evaluation_interval == 0:
+            metrics |= self._validation_metrics()
+        return metrics
+
+    def _backward(self, segment: Segment, period: int) -> dict[str, Tensor]:
+        """Add the gradient of one of `period` segments; returns its losses and metrics."""
+        device = self.model.embedding.weight.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.train.precision == "bfloat16"):
+            output = self.model(segment.inputs, self.core_state, segment.reset)
+        self.core_state = output.core.state
+        next_token = next_token_loss(output.logits, segment.targets)
+        loss = next_token + sum(output.core.losses.values())
+        (loss / period).backward()
+        metrics = {"loss/total": loss, "loss/next_token": next_token}
+        metrics |= {f"loss/core_{name}": value for name, value in output.core.losses.items()}
+        metrics |= {f"core/{name}": value for name, value in output.core.metrics.items()}
+        return {tag: value.detach() for tag, value in metrics.items()}
+
+    def _count_skipped(self, loss: float, gradient_norm: float) -> None:
+        self.skipped_updates += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"{self.skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
+                f"(last loss {loss}, gradient norm {gradient_norm}); the weights are those before them"
+            )
+
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        if self.average is not None and self.config.train.ema_decay is not None:
+            for name, parameter in self.model.named_parameters():
+                self.average[name].lerp_(parameter, 1 - self.config.train.ema_decay)
+
+    def _validation_metrics(self) -> dict[str, float]:
+        train, split = self.config.train, self.corpus.splits["validation"]
+        with averaged(self.model, self.average):
+            nats = total_nats(self.model, split, train.batch_size, limit=train.evaluation_tokens)
+        tokens = split.tokens[: train.evaluation_tokens]
+        return {
+            "validation/nats_per_token": nats / len(tokens),
+            "validation/bits_per_byte": nats / math.log(2) / self.corpus.vocabulary.count_bytes(tokens),
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's parameters and buffers."""
+        return dict(self.model.state_dict())
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be loaded here."""
+        core = self.config.core
+        return {
+            "path": "lm",
+            "core": {"name": core.name, "d_model": core.d_model, **core.options},
+            "model": {"tied": self.config.model.tied},
+            "vocabulary": self.corpus.vocabulary.description(),
+            "data": {"sha256": self.corpus.sha256},
+            "train": {"batch_size": self.config.train.batch_size},
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything besides the weights that the rest of the run depends on: plain data and tensors."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "core_state": dict(self.core_state),
+            "position": self.lanes.position,
+            "average": self.average,
+            "step_count": self.step_count,
+            "update_count": self.update_count,
+            "skipped_updates": self.skipped_updates,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "torch_generator": torch.get_rng_state(),
+        }
+
+    def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> list[str]:
+        """Continue from `weights()` and `state()`; returns warnings about what could not be restored exactly."""
+        load_weights(self.model, weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.core_state = dict(state["core_state"])
+        self.lanes.position = state["position"]
+        for count in ("step_count", "update_count", "skipped_updates", "skipped_in_a_row"):
+            setattr(self, count, state[count])
+        torch.set_rng_state(state["torch_generator"])
+        if (self.average is None) == (state["average"] is None):
+            self.average = state["average"]
+            return []
+        if self.average is None:
+            return ["train.ema_decay is now null: the moving average of the weights is dropped"]
+        self.average = parameters_of(self.model)
+        return ["train.ema_decay was null before: the moving average begins at the weights of this checkpoint"]
+
+    def close(self) -> None:
+        """There is nothing to release."""
+
+
+def make_optimizer(model: LanguageModel, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter, 1711.05101) that decays matrices alone, not gains and biases."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0)
+
+
+def parameters_of(model: LanguageModel) -> dict[str, Tensor]:
+    """Copies of the parameters by name."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@contextlib.contextmanager
+def averaged(model: LanguageModel, average: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Lend a model the moving average of its weights, if there is one."""
+    if average is None:
+        yield
+        return
+    own = parameters_of(model)
+    try:
+        model.load_state_dict(dict(average), strict=False)
+        yield
+    finally:
+        model.load_state_dict(own, strict=False)
+
+
+def evaluated_weights(weights: Mapping[str, Tensor], state: Mapping[str, Any], tied: bool) -> dict[str, Tensor]:
+    """The weights of a checkpoint that evaluation and generation use: the moving average where there is one."""
+    average = dict(state["average"] or {})
+    if average and tied:
+        average["softmax.weight"] = average["embedding.weight"]
+    return {**weights, **average}

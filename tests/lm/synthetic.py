@@ -1,0 +1,20 @@
+"""Synthetic text, and the options of the cores that train on it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from lm.config import ExperimentConfig
+
+Experiment = Callable[..., ExperimentConfig]
+
+OPTIONS: dict[str, dict[str, object]] = {"transformer_xl": {"memory_length": 8, "granularity": 4, "num_heads": 2}}
+"""Options that put a schedule of more than one step into the cores that have one."""
+
+
+def sentences(count: int, seed: int = 0) -> str:
+    """Text with something to learn, and a character that takes three bytes."""
+    generator = random.Random(seed)
+    words = ["the", "maze", "remembers", "every", "turn", "—", "cue", "nothing"]
+    return "".join(" ".join(generator.choices(words, k=5)) + ".\n" for _ in range(count))

@@ -1,0 +1,154 @@
+"""Corpora: what is prepared is what was written, cut where it should be, and never stale; bad text is named."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm import vocabulary as vocabulary_module
+from lm.config import DataConfig, SplitConfig
+from lm.corpus import count_words, prepare
+from lm.errors import InputError
+from lm.vocabulary import CharacterVocabulary, described
+
+
+def file_config(folder: Path, raw: bytes, tokens: str = "bytes", **split: float) -> DataConfig:
+    path = folder / "text.txt"
+    path.write_bytes(raw)
+    shares = SplitConfig(**split) if split else SplitConfig(0.5, 0.5)
+    return DataConfig(str(path), tokens, shares, str(folder / "cache"))  # type: ignore[arg-type]
+
+
+@given(raw=st.binary(min_size=2, max_size=200))
+def test_the_bytes_of_a_file_come_back_from_its_splits(raw: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = prepare(file_config(Path(folder), raw))
+        parts = [corpus.vocabulary.decode(np.asarray(split.tokens)) for split in corpus.splits.values()]
+        assert b"".join(parts) == raw
+        assert [split.num_bytes for split in corpus.splits.values()] == [len(part) for part in parts]
+
+
+@given(text=st.text(st.characters(codec="utf-8"), min_size=8, max_size=60))
+def test_the_characters_of_a_file_come_back_and_none_is_cut(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = prepare(file_config(Path(folder), text.encode(), "characters"))
+        tokens = np.concatenate([np.asarray(split.tokens) for split in corpus.splits.values()])
+        assert len(tokens) == len(text)
+        assert corpus.vocabulary.decode(tokens).decode() == text
+        assert corpus.vocabulary.count_bytes(tokens) == len(text.encode())
+        assert corpus.vocabulary.size == len(set(text))
+        assert described(json.loads(json.dumps(corpus.vocabulary.description()))) == corpus.vocabulary
+
+
+def test_a_file_is_cut_in_proportion(tmp_path: Path) -> None:
+    def sizes(**parts: float) -> list[int]:
+        return [len(split.tokens) for split in prepare(file_config(tmp_path, bytes(1000), **parts)).splits.values()]
+
+    assert sizes(train=0.9, validation=0.1) == [900, 100]
+    assert sizes(train=900, validation=50, test=50) == [900, 50, 50]
+    assert sizes(train=0.7, validation=0.2, test=0.1) == [700, 200, 100]
+
+
+def test_documents_of_a_folder_begin_where_their_files_do(books: Path, tmp_path: Path) -> None:
+    corpus = prepare(DataConfig(str(books), "characters", cache=str(tmp_path / "cache")))
+    assert list(corpus.splits) == ["train", "validation", "test"]
+    for name, split in corpus.splits.items():
+        texts = [path.read_text() for path in sorted((books / name).glob("*.txt"))]
+        assert np.split(np.asarray(split.tokens), split.starts[1:])[-1].shape == (len(texts[-1]),)
+        assert split.starts.tolist() == np.cumsum([0, *map(len, texts[:-1])]).tolist()
+        assert split.num_words == sum(len(text.split()) for text in texts)
+
+
+def test_a_corpus_is_prepared_once_and_anew_when_its_source_or_its_files_change(tmp_path: Path) -> None:
+    config = file_config(tmp_path, b"to be or not to be")
+    first = prepare(config)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.bin")}
+    assert prepare(config).sha256 == first.sha256
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.bin")} == written
+
+    damaged = next(iter(written))
+    damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
+    again = prepare(config)
+    assert again.sha256 == first.sha256
+    assert again.vocabulary.decode(np.asarray(again.splits["train"].tokens)) == b"to be or "
+
+    assert prepare(file_config(tmp_path, b"to be or not to bE")).sha256 != first.sha256
+    assert not list((tmp_path / "cache").glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"vocabulary": 3, "splits": {}}'])
+def test_a_damaged_manifest_is_made_anew(tmp_path: Path, damage: str) -> None:
+    config = file_config(tmp_path, b"abcdefgh")
+    first = prepare(config)
+    (manifest,) = (tmp_path / "cache").rglob("manifest.json")
+    manifest.write_text(damage)
+    assert prepare(config).sha256 == first.sha256
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "text.txt: is empty"),
+        (b"x", "too short to be split"),
+        (b"good \xff", "text.txt: byte 5: is not UTF-8 text"),
+        (b"good\xed\xa0\x80", "byte 4: is not UTF-8"),
+        (b"good \xe2\x80", "byte 5: is not UTF-8"),
+    ],
+)
+def test_text_that_cannot_be_read_is_named_with_its_place(tmp_path: Path, raw: bytes, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        prepare(file_config(tmp_path, raw, "characters"))
+
+
+@pytest.mark.parametrize("raw", [b"\n" * 50, b"\xef\xbb\xbfword " * 9, b"a\0b\0" * 9, b"line\r\n" * 9])
+@pytest.mark.parametrize("tokens", ["bytes", "characters"])
+def test_odd_text_is_kept_as_it_is(tmp_path: Path, raw: bytes, tokens: str) -> None:
+    corpus = prepare(file_config(tmp_path, raw, tokens))
+    assert b"".join(corpus.vocabulary.decode(np.asarray(split.tokens)) for split in corpus.splits.values()) == raw
+
+
+def test_missing_and_empty_sources_are_one_message(books: Path, tmp_path: Path) -> None:
+    absent = DataConfig(str(tmp_path / "absent"), origin="get it with: fetch it", cache=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=r"absent: there is no such file(.|\n)*fetch it(.|\n)*data\.path="):
+        prepare(absent)
+    folder = DataConfig(str(books), cache=str(tmp_path / "cache"))
+    (books / "train" / "5.txt").touch()
+    with pytest.raises(InputError, match=r"5\.txt: is empty"):
+        prepare(folder)
+    (books / "train" / "5.txt").unlink()
+    for path in (books / "validation").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match=r"validation: holds no \.txt file"):
+        prepare(folder)
+
+
+def test_a_character_out_of_the_vocabulary_is_named_with_its_byte(tmp_path: Path) -> None:
+    config = file_config(tmp_path, "aaé é€".encode(), "characters")
+    with pytest.raises(InputError, match=r"text\.txt: byte 7: the character '€'"):
+        prepare(config, CharacterVocabulary(" aé"))
+
+
+def test_a_held_out_split_equal_to_training_is_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prepare(file_config(tmp_path, b"same same "))
+    assert "same text as the train split" in caplog.text
+
+
+@given(raw=st.text(alphabet="ab \n\t", max_size=40).map(str.encode), piece=st.integers(1, 7))
+def test_words_are_counted_as_python_splits_them(raw: bytes, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lm.corpus.PIECE", piece)
+        assert count_words(raw) == len(raw.split())
+
+
+@given(text=st.text(alphabet="abcé€", max_size=40), piece=st.integers(1, 7))
+def test_text_is_encoded_alike_in_pieces(text: str, piece: int) -> None:
+    vocabulary = CharacterVocabulary("abcé€")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary_module, "PIECE", piece)
+        assert vocabulary.encode(text.encode(), "text").tolist() == ["abcé€".index(c) for c in text]
