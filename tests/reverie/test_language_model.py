@@ -1,0 +1,189 @@
+"""The command line on language models: train, resume, evaluate with a sweep, generate, report; mistakes in one message."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import memory_cores
+from reverie import cli
+from reverie.cli import main
+from reverie.config import ConfigError, dump, load_experiment
+from reverie.language_model import combinations
+from reverie.run_folder import newest_checkpoint
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+data: {path: text.txt, tokens: characters, cache: cache}
+core: {name: transformer_xl, d_model: 16, memory_length: 8}
+train: {total_steps: 2560, batch_size: 4, segment_length: 8, evaluation_interval: 10, log_interval: 5,
+        checkpoint_interval: 10, learning_rate: {initial: 1e-2, shape: cosine}}
+run: {name: run}
+"""
+TEXT = "The maze remembers — every turn.\n" * 40
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text(TEXT)
+    Path("experiment.yaml").write_text(CONFIG)
+    return "experiment.yaml"
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize("core", memory_cores.names())
+def test_a_run_in_two_parts_is_the_run_in_one(config: str, core: str) -> None:
+    arguments = ["train", config, f"core={{name: {core}, d_model: 16}}"]
+    assert main([*arguments, "run.name=whole"]) == 0
+    # A learning rate is scheduled over the whole run, so the first part is cut short by its length alone.
+    halves = [*arguments, "run.name=halves", "train.learning_rate=1e-2"]
+    assert main([*halves, "train.total_steps=1280"]) == 0
+    assert main([*halves, "--resume"]) == 0
+    assert main([*arguments, "run.name=constant", "train.learning_rate=1e-2"]) == 0
+    parts, constant = (newest_checkpoint(Path("runs") / name) for name in ("halves", "constant"))
+    assert parts.step == constant.step == newest_checkpoint(Path("runs/whole")).step == 2560
+    assert same(parts.weights, constant.weights)
+    assert same(parts.state, constant.state)
+
+
+def test_a_run_emits_exactly_the_documented_metrics(config: str) -> None:
+    section = (ROOT / "docs/metrics.md").read_text().partition("## Language models")[2].partition("\n## ")[0]
+    first_cells = "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
+    documented = set(re.findall(r"`([a-z]+/[a-z_]+)`", first_cells))
+    assert main(["train", config]) == 0
+    rows = [json.loads(line) for line in Path("runs/run/metrics.jsonl").read_text().splitlines()]
+    assert {key for row in rows for key in row if "/" in key} == documented
+    assert rows[-1]["validation/nats_per_token"] < 1.5
+
+
+def test_a_trained_model_is_evaluated_swept_and_reported(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", config]) == 0
+    assert "loss" in capsys.readouterr().err
+    assert main(["evaluate", "runs/run", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    split = TEXT.encode()[-result["num_bytes"] :].decode()
+    assert result["characters"] == result["tokens"] == len(split)
+    assert result["num_words"] == len(split.split())
+    assert result["bits_per_character"] > result["bits_per_byte"]
+    assert main(["evaluate", "runs/run", "core.memory_length=8,32", "--json", "data.cache=other"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["overrides"][0] for row in rows] == ["core.memory_length=8", "core.memory_length=32"]
+    assert rows[0]["nats"] == result["nats"] != rows[1]["nats"]
+    assert main(["evaluate", "runs/run", "--split", "train"]) == 0
+    printed = capsys.readouterr().out
+    assert "words" in printed
+    assert "as trained" in printed
+    assert main(["report", "runs/run"]) == 0
+    assert "final validation/nats_per_token" in capsys.readouterr().out
+    assert Path("report.png").stat().st_size > 10_000
+
+
+def test_a_trained_model_writes(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", config]) == 0
+    capsys.readouterr()
+    arguments = ["generate", "runs/run", "--prompt", "The maze", "--tokens", "40", "--temperature", "0"]
+    assert main(arguments) == 0
+    written = capsys.readouterr().out
+    assert written.startswith("The maze")
+    assert len(written) == len("The maze") + 40 + 1
+    Path("text.txt").unlink()  # what it takes to write is in the checkpoint
+    assert (
+        main(["generate", "runs/run", "core.memory_length=32", "--tokens", "20", "--top-k", "3", "--top-p", "0.9"]) == 0
+    )
+    assert len(capsys.readouterr().out) == 21
+    assert main(["generate", "runs/run", "--prompt", "The @"]) == 2
+    assert "--prompt: byte 4: the character '@'" in capsys.readouterr().err
+
+
+def test_bytes_that_are_not_text_are_written_as_text(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", config, "data.tokens=bytes", "train.total_steps=32"]) == 0
+    capsys.readouterr()
+    assert main(["generate", "runs/run", "--tokens", "300"]) == 0
+    assert "�" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "experiment.yaml", "data.path=absent.txt", "data.origin=fetch it"], "no such file or folder\n  fetch it"),
+        (["train", "experiment.yaml", "train.segment_length=6", "core.granularity=4"], "train.segment_length: expected a mu"),
+        (["train", "experiment.yaml", "train.batch_size=1000"], "expected at least one segment a lane"),
+        (["train", "experiment.yaml", "data.tokns=bytes"], "did you mean tokens"),
+        (["train", "experiment.yaml", "data.tokens=words"], "expected one of 'bytes', 'characters'"),
+        (["train", "experiment.yaml", "env.id=x"], "data: unknown key"),
+        (["train", "experiment.yaml", "train.learning_rate.warmup_steps=99999"], "is not below train.total_steps"),
+        (["train", "experiment.yaml", "train.update_period={final: 2}"], "train.update_period.switch_step: missing"),
+        (["evaluate", "runs/run", "--episodes", "3"], "--episodes: for agents only"),
+        (["evaluate", "runs/run", "--split", "test"], "has no test split"),
+        (["evaluate", "runs/run", "core.d_model=32,64"], "do not fit the model"),
+        (["evaluate", "runs/run", "core.memory_length=8,x"], "core.memory_length: expected an integer"),
+        (["evaluate", "runs/run", "data.path=other.txt"], "byte 1: the character 'X' is not among"),
+        (["generate", "absent"], "config.yaml: cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_message_and_exit_code_2(
+    config: str, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert main(["train", config, "train.total_steps=32"]) == 0
+    Path("other.txt").write_text("eXtra" * 30)
+    capsys.readouterr()
+    name = ["run.name=other"] if arguments[0] == "train" else []
+    assert main([*arguments, *name]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+def test_a_text_that_changed_is_not_resumed(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", config]) == 0
+    Path("text.txt").write_text(TEXT.replace("every", "evrey"))
+    assert main(["train", config, "--resume", "train.total_steps=4000"]) == 2
+    assert "data.sha256: the checkpoint has" in capsys.readouterr().err
+
+
+def test_a_configuration_survives_its_dump(config: str) -> None:
+    first = load_experiment(config, ["train.update_period={final: 4, switch_step: 100}", "data.split.test=0.1"])
+    Path("again.yaml").write_text(dump(first))
+    assert load_experiment("again.yaml") == first
+
+
+@pytest.mark.parametrize("text", ["null", "''", "-1", "0", "1e309", "x", "[]", "{}", "true", ".nan"])
+def test_any_value_in_any_field_is_accepted_or_explained(config: str, text: str) -> None:
+    first = load_experiment(config)
+    for section, fields in (("data", first.data), ("model", first.model), ("train", first.train)):  # type: ignore[union-attr]
+        for field in vars(fields):
+            if field.startswith("__"):
+                continue
+            try:
+                load_experiment(config, [f"{section}.{field}={text}"])
+            except ConfigError as error:
+                assert all(problem.strip() for problem in error.problems)
+
+
+def test_overrides_are_combined() -> None:
+    assert combinations([]) == [[]]
+    assert combinations(["a=1"]) == [["a=1"]]
+    assert combinations(["a=1,2", "b=3"]) == [["a=1", "b=3"], ["a=2", "b=3"]]
+    assert combinations(["a=[1,2]", "b={c: 1, d: 2}"]) == [["a=[1,2]", "b={c: 1, d: 2}"]]
+
+
+@pytest.mark.parametrize("name", [name for name in cli.shipped_configs() if name.startswith("text/")])
+def test_shipped_configurations_load(name: str) -> None:
+    config = load_experiment(cli.find_config(name))
+    assert config.run.name == Path(name).stem
+    assert config.train.total_steps >= 10**6
