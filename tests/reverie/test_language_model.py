@@ -1,7 +1,8 @@
-"""The command line on language models: train, resume, evaluate with a sweep, generate, report; mistakes in one message."""
+"""The command line on language models: train, resume, evaluate, sweep, generate, report; what a mistake says."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from reverie import cli
 from reverie.cli import main
 from reverie.config import ConfigError, dump, load_experiment
 from reverie.language_model import combinations
+from reverie.metrics_file import read_rows
 from reverie.run_folder import newest_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,7 @@ train: {total_steps: 2560, batch_size: 4, segment_length: 8, evaluation_interval
         checkpoint_interval: 10, learning_rate: {initial: 1e-2, shape: cosine}}
 run: {name: run}
 """
+CLOCK = ("time", "throughput/steps_per_second")
 TEXT = "The maze remembers — every turn.\n" * 40
 
 
@@ -48,17 +51,18 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("core", memory_cores.names())
 def test_a_run_in_two_parts_is_the_run_in_one(config: str, core: str) -> None:
-    arguments = ["train", config, f"core={{name: {core}, d_model: 16}}"]
-    assert main([*arguments, "run.name=whole"]) == 0
-    # A learning rate is scheduled over the whole run, so the first part is cut short by its length alone.
-    halves = [*arguments, "run.name=halves", "train.learning_rate=1e-2"]
-    assert main([*halves, "train.total_steps=1280"]) == 0
-    assert main([*halves, "--resume"]) == 0
-    assert main([*arguments, "run.name=constant", "train.learning_rate=1e-2"]) == 0
-    parts, constant = (newest_checkpoint(Path("runs") / name) for name in ("halves", "constant"))
-    assert parts.step == constant.step == newest_checkpoint(Path("runs/whole")).step == 2560
-    assert same(parts.weights, constant.weights)
-    assert same(parts.state, constant.state)
+    # A schedule would be another one over the first part alone.
+    arguments = ["train", config, f"core={{name: {core}, d_model: 16}}", "train.learning_rate=1e-2"]
+    assert main([*arguments, "run.name=whole", "train.total_steps=1280"]) == 0
+    assert main([*arguments, "run.name=parts", "train.total_steps=640"]) == 0
+    assert main([*arguments, "run.name=parts", "train.total_steps=1280", "--resume"]) == 0
+    whole, parts = (newest_checkpoint(Path("runs") / name) for name in ("whole", "parts"))
+    assert parts.step == whole.step == 1280
+    assert same(parts.weights, whole.weights)
+    assert same(parts.state, whole.state)
+    rows = [read_rows(Path("runs") / name / "metrics.jsonl") for name in ("whole", "parts")]
+    measured = [[{key: row[key] for key in row if key not in CLOCK} for row in run] for run in rows]
+    assert measured[0] == measured[1]
 
 
 def test_a_run_emits_exactly_the_documented_metrics(config: str) -> None:
@@ -66,7 +70,7 @@ def test_a_run_emits_exactly_the_documented_metrics(config: str) -> None:
     first_cells = "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
     documented = set(re.findall(r"`([a-z]+/[a-z_]+)`", first_cells))
     assert main(["train", config]) == 0
-    rows = [json.loads(line) for line in Path("runs/run/metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(Path("runs/run/metrics.jsonl"))
     assert {key for row in rows for key in row if "/" in key} == documented
     assert rows[-1]["validation/nats_per_token"] < 1.5
 
@@ -120,12 +124,12 @@ def test_bytes_that_are_not_text_are_written_as_text(config: str, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "experiment.yaml", "data.path=absent.txt", "data.origin=fetch it"], "no such file or folder\n  fetch it"),
-        (["train", "experiment.yaml", "train.segment_length=6", "core.granularity=4"], "train.segment_length: expected a mu"),
+        (["train", "experiment.yaml", "data.path=absent.txt", "data.origin=fetch it"], "file or folder\n  fetch it"),
+        (["train", "experiment.yaml", "train.segment_length=6", "core.granularity=4"], "segment_length: expected a"),
         (["train", "experiment.yaml", "train.batch_size=1000"], "expected at least one segment a lane"),
         (["train", "experiment.yaml", "data.tokns=bytes"], "did you mean tokens"),
         (["train", "experiment.yaml", "data.tokens=words"], "expected one of 'bytes', 'characters'"),
-        (["train", "experiment.yaml", "env.id=x"], "data: unknown key"),
+        (["train", "experiment.yaml", "env.id=x"], "data (line 2): unknown key; known: agent"),
         (["train", "experiment.yaml", "train.learning_rate.warmup_steps=99999"], "is not below train.total_steps"),
         (["train", "experiment.yaml", "train.update_period={final: 2}"], "train.update_period.switch_step: missing"),
         (["evaluate", "runs/run", "--episodes", "3"], "--episodes: for agents only"),
@@ -169,10 +173,8 @@ def test_any_value_in_any_field_is_accepted_or_explained(config: str, text: str)
         for field in vars(fields):
             if field.startswith("__"):
                 continue
-            try:
+            with contextlib.suppress(ConfigError):  # any other error fails the test
                 load_experiment(config, [f"{section}.{field}={text}"])
-            except ConfigError as error:
-                assert all(problem.strip() for problem in error.problems)
 
 
 def test_overrides_are_combined() -> None:
