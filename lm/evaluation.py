@@ -20,7 +20,7 @@ from lm.corpus import Split, prepare
 from lm.errors import InputError
 from lm.lanes import as_int64
 from lm.model import LanguageModel, load_weights, make_model
-from lm.vocabulary import Vocabulary
+from lm.vocabulary import CharacterVocabulary, Vocabulary
 
 CALL_LENGTH = 512
 """Steps of one call of the model."""
@@ -82,7 +82,7 @@ def evaluate(
         tokens=len(scored.tokens),
         num_bytes=scored.num_bytes,
         num_words=scored.num_words,
-        characters=len(scored.tokens) if config.data.tokens == "characters" else None,
+        characters=len(scored.tokens) if isinstance(vocabulary, CharacterVocabulary) else None,
     )
 
 

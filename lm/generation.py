@@ -46,7 +46,7 @@ class TokenStream:
     @torch.no_grad()
     def read(self, tokens: Tensor) -> Tensor:
         """Begin documents with tokens (B, N) int64, N >= 0 -> logits (B, V) of the token after them."""
-        inputs = torch.cat([torch.zeros_like(tokens, dtype=torch.int64).new_zeros(self.batch_size, 1), tokens], dim=1)
+        inputs = torch.cat([tokens.new_zeros(self.batch_size, 1), tokens], dim=1)
         reset = torch.zeros(inputs.shape, dtype=torch.bool, device=inputs.device)
         reset[:, 0] = True
         core = self.model.core(self.model.embed(inputs, reset), self.model.core.initial_state(self.batch_size), reset)
@@ -71,7 +71,10 @@ def sampling_probabilities(logits: Tensor, temperature: float, top_k: int | None
         )
     if temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
-    ordered, tokens = (logits.double() / temperature).sort(dim=1, descending=True, stable=True)
+    # From the largest down, so that a temperature near 0 is greedy and not infinity.
+    ordered, tokens = ((logits.double() - logits.max(1, keepdim=True).values) / temperature).sort(
+        dim=1, descending=True, stable=True
+    )
     if top_k is not None:
         ordered[:, top_k:] = -torch.inf
     probabilities = ordered.softmax(1)

@@ -86,7 +86,7 @@ def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: b
         from reverie import train as training
 
         with contextlib.closing(make_trainer(config)) as trainer:
-            print(f"training {config.core.name} in {folder}", file=sys.stderr)
+            print(f"training {config.core.name} on {_subject(config)} in {folder}", file=sys.stderr)
             return training.run(config, trainer, folder, resume)
 
 
@@ -232,6 +232,12 @@ def _code_of_expected(error: Exception) -> int | None:
         if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
             return code
     return None
+
+
+def _subject(config: Experiment) -> str:
+    import lm.config
+
+    return config.data.path if isinstance(config, lm.config.ExperimentConfig) else config.env.id
 
 
 def _refuse_options(arguments: argparse.Namespace, whose: str, names: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,9 +82,10 @@ def generate(
     torch.set_num_threads(config.train.num_threads)
     model = make_model(trained.vocabulary.size, config.core, config.model)
     load_weights(model, trained.weights)
-    tokens = trained.vocabulary.encode(prompt.encode(), "--prompt")
+    raw = os.fsencode(prompt)  # as it was typed, also where that is not UTF-8
+    tokens = trained.vocabulary.encode(raw, "--prompt")
     start = torch.tensor(tokens.tolist(), dtype=torch.int64)
-    print(prompt, end="", flush=True)
+    print(raw.decode(errors="replace"), end="", flush=True)
     written = sample(model, start, num_tokens, temperature, top_k, top_p, seed)
     for text in _texts(written, trained.vocabulary):
         print(_printable(text) if sys.stdout.isatty() else text, end="", flush=True)

@@ -95,7 +95,8 @@ def draw(groups: Sequence[Group], output: Path) -> None:
         for index, group in enumerate(groups):
             _draw_group(panel, tag, group, index)
         _dress(panel, tag)
-    handles, labels = axes[0].get_legend_handles_labels()
+    legend = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    handles, labels = list(legend.values()), list(legend)
     spread = any(len(group.runs) > 1 for group in groups)
     title = "mean over seeds; band: lowest to highest seed" if spread else None
     columns = 1 if max(map(len, labels)) > 40 else min(len(labels), 2 * len(tags))

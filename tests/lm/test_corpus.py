@@ -17,6 +17,8 @@ from lm.corpus import count_words, prepare
 from lm.errors import InputError
 from lm.vocabulary import CharacterVocabulary, described
 
+SHAKESPEARE = Path(__file__).parents[2] / "data" / "tinyshakespeare" / "input.txt"
+
 
 def file_config(folder: Path, raw: bytes, tokens: str = "bytes", **split: float) -> DataConfig:
     path = folder / "text.txt"
@@ -63,6 +65,15 @@ def test_documents_of_a_folder_begin_where_their_files_do(books: Path, tmp_path:
         assert np.split(np.asarray(split.tokens), split.starts[1:])[-1].shape == (len(texts[-1]),)
         assert split.starts.tolist() == np.cumsum([0, *map(len, texts[:-1])]).tolist()
         assert split.num_words == sum(len(text.split()) for text in texts)
+
+
+@pytest.mark.skipif(
+    not SHAKESPEARE.exists(), reason=f"{SHAKESPEARE} is not there; the text configurations say how to get it"
+)
+def test_tiny_shakespeare_is_split_as_its_users_do(tmp_path: Path) -> None:
+    corpus = prepare(DataConfig(str(SHAKESPEARE), "characters", cache=str(tmp_path)))
+    assert [len(split.tokens) for split in corpus.splits.values()] == [1_003_854, 111_540]
+    assert corpus.vocabulary.size == 65
 
 
 def test_a_corpus_is_prepared_once_and_anew_when_its_source_or_its_files_change(tmp_path: Path) -> None:

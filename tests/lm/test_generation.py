@@ -60,6 +60,7 @@ def test_temperature_zero_is_the_likeliest_token_and_a_seed_repeats() -> None:
     prompt = torch.tensor([3, 1, 4])
     greedy = list(generate(model, prompt, 12, temperature=0))
     assert greedy == list(generate(model, prompt, 12, top_k=1, seed=5))
+    assert greedy == list(generate(model, prompt, 12, temperature=1e-300))
     first, second, other = (list(generate(model, prompt[:0], 30, seed=seed)) for seed in (7, 7, 8))
     assert first == second
     assert first != other
