@@ -13,7 +13,6 @@ from agents.config import ExperimentConfig
 from agents.learner import TrainingError
 from agents.unroll import Unroll
 
-
 START_ALLOWANCE = 120.0
 """Seconds that a new process has to import and build its environments, beyond the deadline of its first unroll."""
 

@@ -22,7 +22,8 @@ class TMaze(gymnasium.Env[NDArray[np.float32], int]):
     Observation (4,) float32: cue up, cue down (both only in the first observation of an episode), in the
     corridor, at the junction; the position along the corridor is never shown. Actions: 0 forward, 1 up, 2
     down. The right arm brings +1, the wrong one -1, and both end the episode; a move into a wall costs 0.1, as
-    standing still does in the paper. The time limit truncates. Without memory half of the choices are right. The last info holds "success".
+    standing still does in the paper. The time limit truncates. Without memory half of the choices are right.
+    The last info holds "success".
 
     length: corridor cells between the start and the junction. max_steps: the time limit; by default 4 *
     length + 20, in which a uniformly random policy almost always chooses an arm. Raises EnvError if either is
