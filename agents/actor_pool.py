@@ -13,6 +13,9 @@ from agents.config import ExperimentConfig
 from agents.learner import TrainingError
 from agents.unroll import Unroll
 
+START_ALLOWANCE = 120.0
+"""Seconds that a new process has to import and build its environments, beyond the deadline of its first unroll."""
+
 
 class ActorSource(Protocol):
     """A source of unrolls by recent weights."""
@@ -66,8 +69,8 @@ class Request:
     """An unroll asked of an actor."""
 
     actor: int
-    incarnation: int
     deadline: float
+    """On the monotonic clock."""
 
 
 class ActorPool:
@@ -85,12 +88,14 @@ class ActorPool:
         self.incarnations = [0] * config.agent.num_actors
         self.failures = [0] * config.agent.num_actors
         self.handles: list[Any] = []
+        self.starting = [True] * config.agent.num_actors
         self.requests: dict[Any, Request] = {}
         self.weights_ref: Any = None
         self.version = 0
         self.restarts = 0
 
     def _start(self, actor: int) -> Any:
+        self.starting[actor] = True
         return self.remote_actor.remote(self.config, actor, self.incarnations[actor])
 
     def publish(self, weights: Weights, version: int) -> None:
@@ -104,8 +109,11 @@ class ActorPool:
         outstanding = sum(request.actor == actor for request in self.requests.values())
         for _ in range(self.config.agent.max_in_flight - outstanding):
             ref = self.handles[actor].unroll.remote(self.weights_ref, self.version)
-            deadline = time.monotonic() + self.config.agent.unroll_deadline
-            self.requests[ref] = Request(actor, self.incarnations[actor], deadline)
+            self.requests[ref] = Request(actor, self._deadline(actor))
+
+    def _deadline(self, actor: int) -> float:
+        allowance = START_ALLOWANCE if self.starting[actor] else 0.0
+        return time.monotonic() + self.config.agent.unroll_deadline + allowance
 
     def next_unroll(self) -> Unroll:
         while True:
@@ -122,10 +130,11 @@ class ActorPool:
                 self._replace(request.actor, error)
                 continue
             self.failures[request.actor] = 0
+            self.starting[request.actor] = False
             # A queued unroll only begins when the one before it is done.
             for other in self.requests.values():
                 if other.actor == request.actor:
-                    other.deadline = time.monotonic() + self.config.agent.unroll_deadline
+                    other.deadline = self._deadline(other.actor)
             self._fill(request.actor)
             return unroll
 

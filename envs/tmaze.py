@@ -13,6 +13,7 @@ from envs.errors import EnvError
 from envs.pictures import AGENT, LIGHT, TINTS, Picture, blank, paint
 
 FORWARD, UP, DOWN = 0, 1, 2
+WALL_REWARD = -0.1
 
 
 class TMaze(gymnasium.Env[NDArray[np.float32], int]):
@@ -20,9 +21,9 @@ class TMaze(gymnasium.Env[NDArray[np.float32], int]):
 
     Observation (4,) float32: cue up, cue down (both only in the first observation of an episode), in the
     corridor, at the junction; the position along the corridor is never shown. Actions: 0 forward, 1 up, 2
-    down. The right arm brings +1, the wrong one -1, and both end the episode; a move into a wall costs 1 /
-    max_steps, so an episode of nothing else costs 1. The time limit truncates. Without memory half of the
-    choices are right. The last info holds "success".
+    down. The right arm brings +1, the wrong one -1, and both end the episode; a move into a wall costs 0.1, as
+    standing still does in the paper. The time limit truncates. Without memory half of the choices are right.
+    The last info holds "success".
 
     length: corridor cells between the start and the junction. max_steps: the time limit; by default 4 *
     length + 20, in which a uniformly random policy almost always chooses an arm. Raises EnvError if either is
@@ -69,7 +70,7 @@ class TMaze(gymnasium.Env[NDArray[np.float32], int]):
             self._position += 1
             at_junction = self._position == self.junction
         else:
-            reward = -1.0 / self.max_steps
+            reward = WALL_REWARD
         truncated = not terminated and self._steps >= self.max_steps
         info = {"success": self._chosen == self._arm} if terminated or truncated else {}
         return np.array([0, 0, not at_junction, at_junction], np.float32), reward, terminated, truncated, info

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-AGENTS = {"with memory (GTrXL)": "tmaze_gtrxl", "without memory": "tmaze_memoryless"}
+AGENTS = {"with memory (GTrXL)": "demo_gtrxl", "without memory": "demo_memoryless"}
 EPISODES = 200
 
 
@@ -29,10 +29,9 @@ def reverie(*arguments: str) -> str:
 def main() -> None:
     evaluations: dict[str, dict[str, Any]] = {}
     for label, name in AGENTS.items():
-        run = f"demo_{name}"
-        reverie("train", f"configs/rl/{name}.yaml", f"run.name={run}", "--overwrite")
-        evaluations[label] = json.loads(reverie("evaluate", f"runs/{run}", "--episodes", str(EPISODES), "--json"))
-    runs = [f"runs/demo_{name}" for name in AGENTS.values()]
+        reverie("train", f"configs/rl/{name}.yaml", "--overwrite")
+        evaluations[label] = json.loads(reverie("evaluate", f"runs/{name}", "--episodes", str(EPISODES), "--json"))
+    runs = [f"runs/{name}" for name in AGENTS.values()]
     picture = "runs/demo.png"
     reverie("report", *runs, "--output", picture)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -52,6 +53,23 @@ class RandomEpisodes(gym.Env[np.ndarray, int]):
         return self.np_random.normal(size=3).clip(-10, 10).astype(np.float32)
 
 
-for name, entry_point in (("ConstantReward-v0", ConstantReward), ("RandomEpisodes-v0", RandomEpisodes)):
+class Faulty(RandomEpisodes):
+    """Raises or hangs at its `at`-th step."""
+
+    def __init__(self, fault: str, at: int) -> None:
+        self.fault = fault
+        self.steps_left = at
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps_left -= 1
+        if self.steps_left == 0 and self.fault == "raise":
+            raise RuntimeError("the maze fell in")
+        if self.steps_left == 0 and self.fault == "hang":
+            time.sleep(3600)
+        return super().step(action)
+
+
+TASKS = {"ConstantReward-v0": ConstantReward, "RandomEpisodes-v0": RandomEpisodes, "Faulty-v0": Faulty}
+for name, entry_point in TASKS.items():
     if name not in gym.registry:
         gym.register(name, entry_point=entry_point, disable_env_checker=True, order_enforce=False)

@@ -1,0 +1,20 @@
+"""The libraries that must fit each other."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+
+
+def test_torch_and_torchaudio_import_together() -> None:
+    code = "import torch, torchaudio; torchaudio.functional.mu_law_encoding(torch.zeros(3), 256)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_versions_without_known_holes() -> None:
+    """Older torch runs code from weights-only files; older Ray runs code for any web page."""
+    for package, least in (("torch", (2, 10)), ("ray", (2, 52))):
+        major, minor = importlib.metadata.version(package).split(".")[:2]
+        assert (int(major), int(minor)) >= least
