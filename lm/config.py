@@ -71,7 +71,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class UpdatePeriodConfig:
-    """Segments an update that change once, after `switch_step` tokens (Rae et al., 1911.05507, section 5.5.1)."""
+    """Segments an update that change once, after `switch_step` tokens (Rae et al., 1911.05507, sec. 5.5.1)."""
 
     final: Size
     switch_step: Count

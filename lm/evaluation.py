@@ -53,7 +53,7 @@ class Evaluation:
 
     @property
     def word_perplexity(self) -> float | None:
-        """exp(nats / words), whatever the tokens are (Rae et al., 1911.05507, section 4.3); None without words.
+        """exp(nats / words), whatever the tokens are (as Rae et al., 1911.05507, count it); None without words.
 
         Infinite where it is above the largest float.
         """
