@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from memory_cores.attention_use import AttentionUse
-from memory_cores.compression import LEARNED, Compression, Compressor
+from memory_cores.compression import LEARNED, Compression, Compressor, slots_kept
 from memory_cores.compression_loss import CompressionLoss, attention_reconstruction, auto_encoding
 from memory_cores.compressive_stream import CompressiveStream
 from memory_cores.core import CoreOutput, State
@@ -90,6 +90,7 @@ class Compressive(MemoryTransformer):
         if compression_loss is None and compression in LEARNED:
             compression_loss = "attention_reconstruction"
         self.compression_loss = compression_loss
+        self.isolated = compression_loss in ("auto_encoding", "attention_reconstruction")
         self.compressors = nn.ModuleList(Compressor(compression, compression_rate, d_model) for _ in range(num_layers))
         if compression_loss == "auto_encoding":
             decoders = [nn.Linear(d_model, compression_rate * d_model) for _ in range(num_layers)]
@@ -115,84 +116,80 @@ class Compressive(MemoryTransformer):
         check_call(self, x, state, reset)
         x = x.to(state["memory"].dtype)  # under autocast the input may come in half precision; the stream never is
         state = {name: tensor.detach() for name, tensor in state.items()}
-        outputs: list[Tensor] = []
-        for piece in self.pieces(state, x.shape[1]):
+        outputs = []
+        for piece in self.pieces(state["phase"], x.shape[1]):
             y, state, losses, metrics = self.run(x[:, piece], state, None if reset is None else reset[:, piece])
             outputs.append(y)
-        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return CoreOutput(y, {name: tensor.detach() for name, tensor in state.items()}, losses, metrics)
+        state = {name: tensor.detach() for name, tensor in state.items()}
+        return CoreOutput(torch.cat(outputs, dim=1), state, losses, metrics)
 
-    def pieces(self, state: State, steps: int) -> Iterator[slice]:
-        """The parts of a call that can be run at once: which steps are most used shows only when they leave."""
-        start = 0
-        while self.compression == "most_used" and start < steps:
-            schedule = self.schedule
-            turn = (schedule.memory_length - schedule.shared_phase(state["phase"]) - start) % schedule.granularity
-            stop = min(steps, start + (turn or schedule.granularity))
-            yield slice(start, stop)
-            start = stop
-        if not start:
-            yield slice(0, steps)
+    def pieces(self, phase: Tensor, steps: int) -> list[slice]:
+        """The parts of a call from phase (B,) that can be run at once.
+
+        The most used steps are known only when the last of them has left the memory, at the end of a part.
+        """
+        if self.compression != "most_used":
+            return [slice(0, steps)]
+        granularity = self.schedule.granularity
+        first = (self.schedule.memory_length - self.schedule.shared_phase(phase)) % granularity
+        cuts = sorted({0, steps, *range(first, steps, granularity)})
+        return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
 
     def run(self, x: Tensor, state: State, reset: Tensor | None) -> CoreOutput:
         """One part of a call; the state that it leaves carries gradients."""
         steps = x.shape[1]
-        memory, compressed = state["memory"], state["compressed"]
         window = self.schedule.window(state["age"], state["phase"], reset, steps)
         evicted = self.schedule.evicted(state["age"], window)
-        positions = self.positions(window, like=memory)
+        positions = self.positions(window, like=x)
         use = AttentionUse(self.schedule, window)
-        observed = self.relative or not self.training or self.compression == "most_used"
-
-        memories, slots, usages, losses = [], [], [], []
+        watched = self.relative or not self.training or self.compression == "most_used"
+        after: dict[str, list[Tensor]] = {name: [] for name in state if name not in ("age", "phase")}
+        losses = []
         for layer, block in enumerate(self.blocks):
-            context = torch.cat([memory[:, layer], x], dim=1)  # (B, C + T, D)
-            known = compressed[:, layer]
+            memory, slots = state["memory"][:, layer], state["compressed"][:, layer]
+            context = torch.cat([memory, x], dim=1)  # (B, C + T, D)
             if self.compression == "most_used":
-                usages.append(torch.cat([state["usage"][:, layer], x.new_zeros(x.shape[:2])], dim=1))
-                use.received = usages[-1]
+                use.received = torch.cat([state["usage"][:, layer], x.new_zeros(x.shape[:2])], dim=1)
             else:
                 new, loss = self.compress(layer, context, evicted)
-                known = torch.cat([known, new], dim=1)
+                slots = torch.cat([slots, new], dim=1)
                 losses.append(loss)
-            readable = torch.cat([known[:, : window.num_slots], memory[:, layer]], dim=1)
-            x = block(x, readable, window.blocks, positions, use if observed else None)
-            if usages:
-                new = self.compressors[layer](evicted.of(context), evicted.kept, evicted.of(usages[-1]))
-                known = torch.cat([known, new.flatten(1, 2)], dim=1)
-            memories.append(context[:, steps:])
-            slots.append(known[:, -self.schedule.compressed_length :])
+            remembered = torch.cat([slots[:, : window.num_slots], memory], dim=1)
+            x = block(x, remembered, window.blocks, positions, use if watched else None)
+            if use.received is not None:
+                new = self.compressors[layer](evicted.of(context), evicted.kept, evicted.of(use.received))
+                slots = torch.cat([slots, new.flatten(1, 2)], dim=1)
+                after["usage"].append(use.received[:, steps:, None])
+            after["memory"].append(context[:, steps:])
+            after["compressed"].append(slots[:, -self.schedule.compressed_length :])
 
         in_use = self.schedule.slots_in_use(window.age, window.first_phase + steps)
-        after = {
-            "memory": clear_unused(torch.stack(memories, dim=1), window.age),
-            "compressed": clear_unused(torch.stack(slots, dim=1), in_use),
-            "age": window.age,
-            "phase": window.phase,
+        tensors = {
+            name: clear_unused(torch.stack(layers, dim=1), in_use if name == "compressed" else window.age)
+            for name, layers in after.items()
         }
-        if usages:
-            newest = torch.stack(usages, dim=1)[:, :, steps:, None]
-            after["usage"] = clear_unused(newest, window.age).squeeze(-1)
-        named_losses: dict[str, Tensor] = {}
-        if self.compression_loss in ("auto_encoding", "attention_reconstruction"):
-            named_losses[self.compression_loss] = torch.stack(losses).sum()
-        return CoreOutput(x, after, named_losses, use.metrics() if observed else {})
+        if "usage" in tensors:
+            tensors["usage"] = tensors["usage"].squeeze(-1)
+        named_losses = {str(self.compression_loss): torch.stack(losses).sum()} if self.isolated else {}
+        metrics = use.metrics() if watched else {}
+        return CoreOutput(x, {**tensors, "age": window.age, "phase": window.phase}, named_losses, metrics)
 
     def compress(self, layer: int, context: Tensor, evicted: Evicted) -> tuple[Tensor, Tensor]:
         """The slots (B, N * g / c, D) of what leaves context (B, C + T, D) of one layer, and their loss.
 
-        Where the loss trains the compression, the slots carry no gradient.
+        Where a loss of its own trains the compression, the slots carry no gradient.
         """
         compressor = cast(Compressor, self.compressors[layer])
-        if self.compression_loss in (None, "bptt"):
-            slots = compressor(evicted.of(context), evicted.kept)
-            return slots.flatten(1, 2).to(context.dtype), context.new_zeros(())
-        context = context.detach()
+        if self.isolated:
+            context = context.detach()
         old, kept = evicted.of(context), evicted.kept
         slots = compressor(old, kept).to(context.dtype)
+        if not self.isolated:
+            return slots.flatten(1, 2), context.new_zeros(())
         if self.compression_loss == "auto_encoding":
-            expected, counts = compressor.arrange(old), compressor.arrange(kept[..., None]).squeeze(-1)
-            loss = auto_encoding(self.decoders[layer](slots).view_as(expected), expected, counts)
+            decoded, expected = self.decoders[layer](slots), compressor.arrange(old)
+            counts = compressor.arrange(kept[..., None]) & slots_kept(kept, compressor.rate)[..., None, None]
+            loss = auto_encoding(decoded.view_as(expected), expected, counts.squeeze(-1))
         else:
             queries, block = evicted.queries_of(context), cast(TransformerBlock, self.blocks[layer])
             loss = attention_reconstruction(block, queries, evicted.queries_kept, old, kept, slots)

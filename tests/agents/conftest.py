@@ -11,8 +11,11 @@ from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, 
 
 SMALL_CORES: dict[str, dict[str, Any]] = {
     "compressive": {
-        **{"num_layers": 2, "num_heads": 2, "memory_length": 6, "compressed_length": 4},
-        **{"compression_rate": 2, "granularity": 2},
+        "num_layers": 2,
+        "num_heads": 2,
+        "memory_length": 6,
+        "compressed_length": 4,
+        "compression_rate": 2,
     },
     "transformer_xl": {"num_layers": 2, "num_heads": 2, "memory_length": 12},
 }
