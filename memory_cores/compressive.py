@@ -25,8 +25,9 @@ class Compressive(MemoryTransformer):
 
     What leaves the memory of `memory_length` steps, `granularity` steps at a time, becomes one compressed slot for
     every `compression_rate` steps; the newest `compressed_length` slots are attended to beside the memory. The
-    granularity is the paper's segment length, a multiple of the rate (the rate itself if None). An episode that
-    begins within a slot's steps keeps a slot of its own steps alone.
+    granularity is the paper's segment length, a multiple of the rate (the rate itself if None). A slot lies at the
+    distance of the last step that it stands for. An episode that begins within a slot's steps keeps a slot of its own
+    steps alone.
 
     `compression_loss` says what trains the compression, which the task's loss never does but under "bptt":
     "attention_reconstruction" (algorithm 2; the default of conv and dilated_conv), "auto_encoding", or "bptt", the
@@ -212,7 +213,7 @@ def compression_problems(
     problems += one_of(get_args(Compression), compression=compression)
     if granularity is not None:
         problems += at_least(1, granularity=granularity)
-        if not problems and granularity % compression_rate:
+        if not at_least(1, rate=compression_rate, granularity=granularity) and granularity % compression_rate:
             problems.append(
                 f"granularity is {granularity}, expected a multiple of compression_rate, {compression_rate}"
             )

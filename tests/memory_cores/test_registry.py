@@ -106,6 +106,26 @@ def test_description_is_one_full_line(name: str) -> None:
                 "dropout is 1.0",
             ],
         ),
+        (
+            "compressive",
+            {"compression_rate": 3, "granularity": 4, "compressed_length": 0, "num_heads": 3, "compression": "most"},
+            [
+                "compressed_length is 0",
+                "granularity is 4, expected a multiple of compression_rate, 3",
+                "num_heads, 3",
+                "compression is 'most', expected one of max, mean, conv, dilated_conv, most_used",
+            ],
+        ),
+        (
+            "compressive",
+            {"compression": "most_used", "memory_length": 0, "compression_loss": "bptt"},
+            ["compression_loss is 'bptt', expected None: most_used has no weights", "memory_length is 0"],
+        ),
+        (
+            "compressive",
+            {"compression_loss": "mse", "compression_rate": 0, "granularity": 0},
+            ["compression_rate is 0", "granularity is 0", "compression_loss is 'mse', expected one of bptt, auto"],
+        ),
     ],
 )
 def test_bad_options_are_reported_together(name: str, options: dict[str, Any], messages: list[str]) -> None:
