@@ -9,6 +9,7 @@ import difflib
 import inspect
 from collections.abc import Iterable
 
+from memory_cores.compressive import Compressive
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
 from memory_cores.feedforward import Feedforward
 from memory_cores.lstm import LSTM
@@ -17,6 +18,7 @@ from memory_cores.transformer_xl import TransformerXL
 __all__ = ["CORES", "CoreOutput", "MemoryCore", "State", "Stream", "build", "describe", "names", "options"]
 
 CORES: dict[str, type[MemoryCore]] = {
+    "compressive": Compressive,
     "feedforward": Feedforward,
     "lstm": LSTM,
     "transformer_xl": TransformerXL,

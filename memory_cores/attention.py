@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,16 +13,25 @@ from memory_cores.initialisation import fan_in_normal_
 from memory_cores.memory_schedule import QueryBlock
 from memory_cores.positions import relative_shift, rotate
 
+Observe = Callable[[QueryBlock, Tensor], None]
+"""Is shown the attention weights (B, H, S, K) of every query block, without gradient and before dropout."""
+
 
 class RelativePositions(NamedTuple):
     """What relative attention needs beside its own weights; shared by all layers."""
 
     table: Tensor
-    """(K + 1, D), sinusoids of the distances K - 1, ..., 0, -1 for the K keys of the longest query block."""
+    """(N, D), sinusoids of distances that fall by one, from the farthest key's to the nearest's or -1."""
+    farthest: int
+    """The first distance of the table."""
     content_bias: Tensor
     """(H, 1, D / H), u of the paper."""
     position_bias: Tensor
     """(H, 1, D / H), v of the paper."""
+    slot_distances: list[int]
+    """For each query block, the distance of its first query from the last step of its first compressed slot."""
+    compression_rate: int
+    """Steps between the last steps of neighbouring compressed slots."""
 
 
 class RotaryPositions(NamedTuple):
@@ -32,7 +42,11 @@ class RotaryPositions(NamedTuple):
 
 
 class MemoryAttention(nn.Module):
-    """The projections that attention over a memory shares: queries of the call, keys and values of both."""
+    """The projections that attention over a memory shares: queries of the call, keys and values of both.
+
+    A memory (B, M, D) is compressed slots, if there are any, and then remembered steps; a slot's position is
+    that of the last step that it stands for.
+    """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -47,7 +61,7 @@ class MemoryAttention(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """(..., N, D) -> (..., H, N, D / H)."""
-        return x.view(*x.shape[:-1], -1, self.head_width).transpose(-3, -2)
+        return x.view(*x.shape[:-1], self.num_heads, self.head_width).transpose(-3, -2)
 
     def project(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, D / H) of x (B, T, D), keys and values (B, H, M + T, D / H) of memory and x."""
@@ -80,29 +94,56 @@ class RelativeAttention(MemoryAttention):
         self.position = nn.Linear(d_model, d_model, bias=False)
         fan_in_normal_(self.position)
 
-    def forward(self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RelativePositions) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        blocks: list[QueryBlock],
+        positions: RelativePositions,
+        observe: Observe | None = None,
+    ) -> Tensor:
         """x (B, T, D) attends to memory (B, M, D) and itself where the blocks' masks allow -> (B, T, D)."""
         query, key, value = self.project(x, memory)
         distances = self.heads(self.position(self.dropout(positions.table)))
-        distances = distances.transpose(-1, -2).contiguous()  # (H, D / H, K + 1)
+        distances = distances.transpose(-1, -2).contiguous()  # (H, D / H, N)
         content_query = (query + positions.content_bias) * self.scale
         position_query = (query + positions.position_bias) * self.scale
         contexts = []
-        for start, stop, mask in blocks:
-            seen = slice(start, stop + memory.shape[1])
-            scores = content_query[:, :, start:stop] @ key[:, :, seen].transpose(-1, -2)
-            at_distance = position_query[:, :, start:stop] @ distances[..., -(scores.shape[-1] + 1) :]
-            penalty = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+        for block, slot_distance in zip(blocks, positions.slot_distances, strict=True):
+            asking = position_query[:, :, block.start : block.stop]
+            scores = content_query[:, :, block.start : block.stop] @ seen(key, block).transpose(-1, -2)
+            first = positions.farthest - (scores.shape[-1] - block.num_slots - 1)
+            at_distance = asking @ distances[..., first : positions.farthest + 2]
+            penalty = torch.zeros_like(block.mask, dtype=scores.dtype).masked_fill_(~block.mask, -torch.inf)
             # in place, since the (B, H, S, K) scores are most of what a layer moves and none is needed twice
-            weights = scores.add_(relative_shift(at_distance)).add_(penalty).softmax(dim=-1)
-            contexts.append(self.dropout(weights) @ value[:, :, seen])
+            scores[..., block.num_slots :].add_(relative_shift(at_distance))
+            if block.num_slots:
+                rate = positions.compression_rate
+                last = positions.farthest - slot_distance + rate * block.num_slots
+                scores[..., : block.num_slots].add_(
+                    slot_position_scores(asking, distances[..., : last + 1], block.num_slots, rate)
+                )
+            weights = scores.add_(penalty).softmax(dim=-1)
+            if observe is not None:
+                observe(block, weights.detach())
+            contexts.append(self.dropout(weights) @ seen(value, block))
         return self.merge(contexts)
 
 
 class RotaryAttention(MemoryAttention):
-    """Attention with rotary positions (Su et al., 2104.09864), which runs on torch's fused kernels."""
+    """Attention with rotary positions (Su et al., 2104.09864), which runs on torch's fused kernels.
 
-    def forward(self, x: Tensor, memory: Tensor, blocks: list[QueryBlock], positions: RotaryPositions) -> Tensor:
+    To be observed it computes its weights, without these kernels.
+    """
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        blocks: list[QueryBlock],
+        positions: RotaryPositions,
+        observe: Observe | None = None,
+    ) -> Tensor:
         """x (B, T, D) attends to memory (B, M, D) and itself where the blocks' masks allow -> (B, T, D)."""
         query, key, value = self.project(x, memory)
         cosine, sine = positions
@@ -110,11 +151,44 @@ class RotaryAttention(MemoryAttention):
         key = rotate(key, cosine, sine)
         dropout = self.dropout.p if self.training else 0.0
         contexts = []
-        for start, stop, mask in blocks:
-            seen = slice(start, stop + memory.shape[1])
-            contexts.append(
-                functional.scaled_dot_product_attention(
-                    query[:, :, start:stop], key[:, :, seen], value[:, :, seen], mask, dropout
+        for block in blocks:
+            asking = query[:, :, block.start : block.stop]
+            if observe is None:
+                contexts.append(
+                    functional.scaled_dot_product_attention(
+                        asking, seen(key, block), seen(value, block), block.mask, dropout
+                    )
                 )
-            )
+            else:
+                scores = (asking * self.scale) @ seen(key, block).transpose(-1, -2)
+                weights = scores.masked_fill(~block.mask, -torch.inf).softmax(dim=-1)
+                observe(block, weights.detach())
+                contexts.append(self.dropout(weights) @ seen(value, block))
         return self.merge(contexts)
+
+
+def seen(keys: Tensor, block: QueryBlock) -> Tensor:
+    """Of keys or values (B, H, M + T, D / H) those that a query block sees."""
+    slots, steps = block.slots, block.steps
+    if slots.stop == steps.start:
+        return keys[:, :, slots.start : steps.stop]
+    return torch.cat([keys[:, :, slots], keys[:, :, steps]], dim=2)
+
+
+def slot_position_scores(query: Tensor, distances: Tensor, slots: int, rate: int) -> Tensor:
+    """The products (B, H, S, slots) of queries with the distances of slots whose last steps lie `rate` apart.
+
+    query: (B, H, S, D / H) at S steps in a row. distances: (H, D / H, N), whose last column is one `rate`
+    nearer than the newest slot is to the first query. Queries `rate` steps apart see the slots at the same
+    distances but for a shift, so each of `rate` groups of queries is a relative attention of its own.
+    """
+    steps = query.shape[2]
+    groups = -(-steps // rate)
+    columns = groups + slots
+    query = functional.pad(query, (0, 0, 0, groups * rate - steps))
+    query = query.view(*query.shape[:2], groups, rate, query.shape[3])
+    table = distances[..., distances.shape[-1] - rate * columns :]
+    table = table.view(*table.shape[:2], columns, rate).flip(-1)
+    scores = query.transpose(2, 3) @ table.permute(0, 3, 1, 2)  # (B, H, rate, S / rate, columns)
+    scores = relative_shift(scores)[..., :slots]
+    return scores.transpose(2, 3).flatten(2, 3)[:, :, :steps]

@@ -1,9 +1,15 @@
-"""Which remembered steps a step attends to.
+"""Which remembered steps and compressed slots a step attends to.
 
 Time t counts the steps of a stream. With memory length n and granularity g, step t attends to itself and to
 the steps [b(t), t), where b(t) = g * floor((t - n) / g), not below 0. With g = segment length and aligned
 segments this is the schedule of Transformer-XL (Dai et al., 1901.02860, section 3.2); with g = 1 it is an
 exact sliding window.
+
+With compression rate c, which divides g, the block of g steps that b(t) moves past becomes g / c compressed
+slots. Slot j stands for the steps [jc, (j + 1)c), counted from the start of the stream, and step t attends to
+the newest n_cm slots before b(t). With g = segment length and aligned segments this is the schedule of the
+Compressive Transformer (Rae et al., 1911.05507, algorithm 1). An episode that begins within a slot's steps
+keeps the slot, which then stands for its new steps alone.
 """
 
 from __future__ import annotations
@@ -19,39 +25,91 @@ MIN_QUERY_BLOCK = 128
 
 
 class QueryBlock(NamedTuple):
-    """Steps [start, stop) of a call and which of the keys [start, stop + capacity) they see."""
+    """Steps [start, stop) of a call and which keys they see: of the call's compressed slots, memory and steps, in
+    that order, the `slots` and the `steps`."""
 
     start: int
     stop: int
+    slots: slice
+    steps: slice
     mask: Tensor
-    """(B, 1, stop - start, capacity + stop - start) bool, True where the key may be attended to."""
+    """(B, 1, stop - start, slots + steps) bool, True where the key may be attended to."""
+
+    @property
+    def num_slots(self) -> int:
+        return int(self.slots.stop - self.slots.start)
+
+
+class Evicted(NamedTuple):
+    """The N blocks of g steps that leave the memory during a call, among the C remembered and T new steps."""
+
+    start: int
+    """The first of their N * g steps."""
+    kept: Tensor
+    """(B, N, g) bool, True where a step is of the same episode as the last step of its block."""
+    queries_start: int
+    """The first of N * g steps: for each block the last g steps before it leaves."""
+    queries_kept: Tensor
+    """(B, N, g) bool, True where such a step is of the same episode as the last step of the block."""
+
+    def of(self, steps: Tensor) -> Tensor:
+        """The leaving blocks (B, N, g, ...) of steps (B, C + T, ...)."""
+        leaving = steps[:, self.start : self.start + self.kept[0].numel()]
+        return leaving.view(*self.kept.shape, *steps.shape[2:])
+
+    def queries_of(self, steps: Tensor) -> Tensor:
+        """For each leaving block the steps (B, N, g, ...) that ask of it, of steps (B, C + T, ...)."""
+        return self._replace(start=self.queries_start).of(steps)
 
 
 class Window(NamedTuple):
     """One call's share of the schedule."""
 
     blocks: list[QueryBlock]
+    num_slots: int
+    """Compressed slots that any step of the call may attend to: those of the state and those made in time."""
+    first_phase: int
+    """The phase of the call's first step."""
+    episode: Tensor
+    """(B, T) int64, the first step of the episode that each step is in; steps before the call count down from -1."""
     age: Tensor
-    """(B,) int64, valid slots of the memory after the call."""
+    """(B,) int64, steps of the episode up to the schedule's span, after the call."""
     phase: Tensor
     """(B,) int64, the phase after the call."""
 
 
 @dataclass(frozen=True)
 class MemorySchedule:
-    """The schedule of `memory_length` steps of memory that moves on `granularity` steps at a time."""
+    """`memory_length` steps of memory that move on `granularity` steps at a time, `compression_rate` of which
+    become one of `compressed_length` slots."""
 
     memory_length: int
     granularity: int
+    compression_rate: int = 1
+    compressed_length: int = 0
 
     @property
     def capacity(self) -> int:
         """Steps that must be kept so that every phase finds its context."""
         return self.memory_length + self.granularity - 1
 
+    @property
+    def span(self) -> int:
+        """The age of an episode from which on every step and slot is of that episode."""
+        return self.capacity + self.compression_rate * self.compressed_length
+
     def context(self, phase: int) -> int:
         """t - b(t), the steps before t that a step at phase t mod g attends to in a long stream."""
         return self.memory_length + (phase - self.memory_length) % self.granularity
+
+    def slots_in_use(self, age: Tensor, phase: int) -> Tensor:
+        """(B,), the compressed slots that a step at `phase` finds in an episode of age (B,)."""
+        compressed_steps = (age - self.context(phase)).clamp(min=0)
+        return (
+            (compressed_steps + self.compression_rate - 1)
+            .div(self.compression_rate, rounding_mode="floor")
+            .clamp(max=self.compressed_length)
+        )
 
     def shared_phase(self, phase: Tensor) -> int:
         """The one phase of all rows of phase (B,); raises ValueError where rows differ."""
@@ -71,35 +129,84 @@ class MemorySchedule:
         age, phase: (B,) int64 before the call. reset: (B, T) bool. Long calls are cut into blocks of about
         the memory's capacity, so that attention costs O(T * capacity) and not O(T * T).
         """
-        shared = self.shared_phase(phase)
+        first_phase = self.shared_phase(phase)
         time = torch.arange(steps, device=age.device)
-        earliest = (-age)[:, None].expand(-1, steps)  # (B, T): first step of the episode that each step is in
+        episode = (-age)[:, None].expand(-1, steps)
         if reset is not None:
-            earliest = torch.where(reset, time, earliest).cummax(1).values
-        context = self.memory_length + (time + shared - self.memory_length) % self.granularity
+            episode = torch.where(reset, time, episode).cummax(1).values
         block = max(self.capacity, MIN_QUERY_BLOCK)
-        blocks = []
-        for start in range(0, steps, block):
-            stop = min(start + block, steps)
-            query = time[start:stop, None]
-            key = torch.arange(start - self.capacity, stop, device=age.device)
-            scheduled = (key <= query) & (key >= query - context[start:stop, None])
-            mask = scheduled & (key >= earliest[:, start:stop, None])
-            blocks.append(QueryBlock(start, stop, mask[:, None]))
         return Window(
-            blocks,
-            age=(steps - earliest[:, -1]).clamp(max=self.capacity),
+            [
+                self.query_block(start, min(start + block, steps), first_phase, episode)
+                for start in range(0, steps, block)
+            ],
+            self.compressed_length + self.new_slots(first_phase, steps - 1),
+            first_phase,
+            episode,
+            age=(steps - episode[:, -1]).clamp(max=self.span),
             phase=(phase + steps) % self.granularity,
         )
 
+    def boundary(self, first_phase: int, step: int) -> int:
+        """b of a call's step, counted from the call's first step."""
+        return step - self.context(first_phase + step)
+
+    def new_slots(self, first_phase: int, steps: int) -> int:
+        """Slots that the first `steps` steps of a call add."""
+        if not self.compressed_length:
+            return 0
+        return (self.boundary(first_phase, steps) - self.boundary(first_phase, 0)) // self.compression_rate
+
+    def query_block(self, start: int, stop: int, first_phase: int, episode: Tensor) -> QueryBlock:
+        """What the steps [start, stop) of a call see. episode: (B, T), where each step's episode begins."""
+        query = torch.arange(start, stop, device=episode.device)[:, None]
+        context = self.memory_length + (query + first_phase - self.memory_length) % self.granularity
+        key = torch.arange(start - self.capacity, stop, device=episode.device)
+        begin = episode[:, start:stop, None]
+        mask = (key <= query) & (key >= query - context) & (key >= begin)
+        first_key = self.compressed_length + self.new_slots(first_phase, episode.shape[1] - 1) + start
+        steps = slice(first_key, first_key + len(key))
+        if not self.compressed_length:
+            return QueryBlock(start, stop, slice(first_key, first_key), steps, mask[:, None])
+
+        slots = slice(
+            self.new_slots(first_phase, start), self.compressed_length + self.new_slots(first_phase, stop - 1)
+        )
+        slot_end = self.slot_ends(first_phase, slots).to(episode.device)
+        boundary = query - context
+        reach = self.compression_rate * self.compressed_length
+        slot_mask = (slot_end <= boundary) & (slot_end > boundary - reach) & (slot_end > begin)
+        return QueryBlock(start, stop, slots, steps, torch.cat([slot_mask, mask], dim=-1)[:, None])
+
+    def slot_ends(self, first_phase: int, slots: slice) -> Tensor:
+        """(N,), the step after the last one that each of a call's slots stands for, counted from the call's first."""
+        since_boundary = torch.arange(slots.start + 1, slots.stop + 1) - self.compressed_length
+        return self.boundary(first_phase, 0) + self.compression_rate * since_boundary
+
+    def evicted(self, age: Tensor, window: Window) -> Evicted:
+        """The blocks that leave the memory during the call of `window`. age: (B,) before the call."""
+        episode = torch.cat([(-age)[:, None].expand(-1, self.capacity), window.episode], dim=1)  # (B, C + T)
+        before = self.boundary(window.first_phase, 0)
+        after = self.boundary(window.first_phase, window.episode.shape[1])
+        first = torch.arange(before, after, self.granularity, device=age.device)  # (N,)
+        last = first + self.granularity - 1
+        begin = episode[:, self.capacity + last][..., None]  # (B, N, 1): where the episode of the last step begins
+        step = first[:, None] + torch.arange(self.granularity, device=age.device)  # (N, g)
+        query = step + self.memory_length
+        # A last step before its own episode's begin is of an episode of which the age says nothing any more.
+        known = last[:, None] >= begin
+        queries_kept = known & (query >= begin) & (episode[:, self.capacity + query] <= last[:, None])
+        start = self.capacity + before
+        return Evicted(start, step >= begin, start + self.memory_length, queries_kept)
+
 
 def push(memory: Tensor, inputs: list[Tensor], age: Tensor) -> Tensor:
-    """The memory after a call: layer inputs newest last, zeros in slots older than `age`, no gradient.
+    """The memory after a call: layer inputs newest last, zeros in slots older than `age`.
 
     memory: (B, L, C, D). inputs: L tensors (B, T, D). age: (B,), valid slots after the call.
     """
     capacity, steps = memory.shape[2], inputs[0].shape[1]
-    kept = torch.stack([x.detach()[:, max(steps - capacity, 0) :] for x in inputs], dim=1)
+    kept = torch.stack([x[:, max(steps - capacity, 0) :] for x in inputs], dim=1)
     if steps < capacity:
         kept = torch.cat([memory[:, :, steps:], kept], dim=2)
     elif capacity == 0:

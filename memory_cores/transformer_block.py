@@ -38,8 +38,12 @@ class TransformerBlock(nn.Module):
             h = self.attention_norm(x + self.attention(x, memory, *more))
             y = self.mlp_norm(h + self.mlp(h))
             return y
-        attended = self.attention(self.attention_norm(x), self.attention_norm(memory), *more).relu()
+        attended = self.attention(self.attention_norm(x), self.normalise_memory(memory), *more).relu()
         h = self.attention_gate(x, attended) if self.norm == "gru" else x + attended
         transformed = self.mlp(self.mlp_norm(h)).relu()
         y = self.mlp_gate(h, transformed) if self.norm == "gru" else h + transformed
         return y
+
+    def normalise_memory(self, memory: Tensor) -> Tensor:
+        """Remembered layer inputs (..., D) as attention reads them."""
+        return memory if self.norm == "post" else self.attention_norm(memory)

@@ -9,7 +9,16 @@ import pytest
 
 from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, RunConfig, TrainConfig
 
-SMALL_CORES: dict[str, dict[str, Any]] = {"transformer_xl": {"num_layers": 2, "num_heads": 2, "memory_length": 12}}
+SMALL_CORES: dict[str, dict[str, Any]] = {
+    "compressive": {
+        "num_layers": 2,
+        "num_heads": 2,
+        "memory_length": 6,
+        "compressed_length": 4,
+        "compression_rate": 2,
+    },
+    "transformer_xl": {"num_layers": 2, "num_heads": 2, "memory_length": 12},
+}
 """Options that keep a core small; cores without an entry are built with their defaults."""
 
 

@@ -23,6 +23,24 @@ from memory_cores import MemoryCore, State
 
 D_MODEL = 8
 OPTIONS: dict[str, list[dict[str, object]]] = {
+    "compressive": [
+        {"num_layers": 2, "num_heads": 2, "d_ff": 12, **options}
+        for options in (
+            {"memory_length": 5, "compressed_length": 2, "compression_rate": 2},
+            {"memory_length": 5, "compressed_length": 3, "compression_rate": 2, "granularity": 4}
+            | {"compression": "dilated_conv", "compression_loss": "auto_encoding", "norm": "pre"},
+            {"memory_length": 1, "compressed_length": 3, "compression_rate": 2, "granularity": 2}
+            | {"compression_loss": "bptt", "norm": "post"},
+            {"memory_length": 2, "compressed_length": 2, "compression_rate": 3, "granularity": 3}
+            | {"compression": "mean", "positions": "rotary"},
+            {"memory_length": 0, "compressed_length": 5, "compression_rate": 1, "granularity": 2}
+            | {"compression": "max", "norm": "post"},
+            {"memory_length": 2, "compressed_length": 3, "compression_rate": 2, "granularity": 4}
+            | {"compression": "most_used", "norm": "pre"},
+            {"memory_length": 3, "compressed_length": 1, "compression_rate": 2, "granularity": 4}
+            | {"compression": "most_used", "positions": "rotary"},
+        )
+    ],
     "feedforward": [{}, {"num_layers": 2, "d_ff": 6}],
     "lstm": [{}, {"num_layers": 2, "max_dependency": 20}],
     "transformer_xl": [

@@ -48,7 +48,8 @@ def test_autocast_changes_precision_and_not_the_state(name: str) -> None:
         stream = core.stream(2)
         stepped = torch.stack([stream.step(x[:, t].bfloat16(), reset[:, t]) for t in range(4)], dim=1)
         mixed = core(x.bfloat16(), core.initial_state(2), reset)
-        core(x, mixed.state).y.float().sum().backward()
+        output = core(x, mixed.state)
+        sum(output.losses.values(), output.y.float().sum()).backward()
     assert {k: v.dtype for k, v in mixed.state.items()} == {k: v.dtype for k, v in exact.state.items()}
     torch.testing.assert_close(mixed.y.float(), exact.y, rtol=0.05, atol=0.05)
     torch.testing.assert_close(stepped.float(), exact.y, rtol=0.05, atol=0.05)
@@ -104,6 +105,26 @@ def test_description_is_one_full_line(name: str) -> None:
                 "norm is 'batch'",
                 "dropout is 1.0",
             ],
+        ),
+        (
+            "compressive",
+            {"compression_rate": 3, "granularity": 4, "compressed_length": 0, "num_heads": 3, "compression": "most"},
+            [
+                "compressed_length is 0",
+                "granularity is 4, expected a multiple of compression_rate, 3",
+                "num_heads, 3",
+                "compression is 'most', expected one of max, mean, conv, dilated_conv, most_used",
+            ],
+        ),
+        (
+            "compressive",
+            {"compression": "most_used", "memory_length": 0, "compression_loss": "bptt"},
+            ["compression_loss is 'bptt', expected None: most_used has no weights", "memory_length is 0"],
+        ),
+        (
+            "compressive",
+            {"compression_loss": "mse", "compression_rate": 0, "granularity": 0},
+            ["compression_rate is 0", "granularity is 0", "compression_loss is 'mse', expected one of bptt, auto"],
         ),
     ],
 )

@@ -161,10 +161,10 @@ def test_every_query_sees_itself_and_nothing_later(steps: int, age: int, n: int,
     ages = torch.tensor([min(age, schedule.capacity)])
     reset = torch.rand(1, steps) < 0.3
     window = schedule.window(ages, torch.zeros(1, dtype=torch.int64), reset, steps)
-    for start, stop, mask in window.blocks:
-        for query in range(stop - start):
-            assert mask[0, 0, query, schedule.capacity + query]
-            assert not mask[0, 0, query, schedule.capacity + query + 1 :].any()
+    for block in window.blocks:
+        for query in range(block.stop - block.start):
+            assert block.mask[0, 0, query, schedule.capacity + query]
+            assert not block.mask[0, 0, query, schedule.capacity + query + 1 :].any()
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

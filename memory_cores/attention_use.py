@@ -1,0 +1,48 @@
+"""What attention uses its memory for: shares of the weights, and the attention that each remembered step received."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from memory_cores.memory_schedule import MemorySchedule, QueryBlock, Window
+
+
+class AttentionUse:
+    """Watches the attention of a call, one layer after another.
+
+    A query's memory are the steps before its own turn of the schedule, that is before the last multiple of the
+    granularity; with aligned segments, the steps before its segment.
+    """
+
+    def __init__(self, schedule: MemorySchedule, window: Window) -> None:
+        self.schedule = schedule
+        self.window = window
+        self.shares: list[Tensor] = []
+        """For each layer, the shares (3,) of compressed slots, memory and present in the attention of the call's
+        last step, its mean over rows and heads."""
+        self.received: Tensor | None = None
+        """(B, C + T), for the layer at hand the attention that each remembered and new step received so far as
+        memory, summed over queries and its mean over heads; counted if not None."""
+
+    def __call__(self, block: QueryBlock, weights: Tensor) -> None:
+        """weights: (B, H, S, K) of a query block."""
+        slots, keys = block.num_slots, weights.shape[-1] - block.num_slots
+        phase = self.window.first_phase
+        if self.received is not None:
+            query = torch.arange(block.start, block.stop, device=weights.device)[:, None]
+            key = torch.arange(block.stop - keys, block.stop, device=weights.device)
+            remembered = key < query - (phase + query) % self.schedule.granularity
+            attention = weights[..., slots:].mean(dim=1) * remembered
+            self.received[:, block.start : block.start + keys] += attention.sum(dim=1)
+        if block.stop == self.window.episode.shape[1]:
+            present = (phase + block.stop - 1) % self.schedule.granularity + 1
+            last = weights[:, :, -1].mean(dim=(0, 1))
+            parts = (last[:slots], last[slots:-present], last[-present:])
+            self.shares.append(torch.stack([part.sum() for part in parts]))
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The mean shares of all layers."""
+        shares = torch.stack(self.shares).mean(dim=0)
+        names = ("compressed_attention", "memory_attention", "present_attention")
+        return dict(zip(names, shares, strict=True))

@@ -1,0 +1,73 @@
+"""A Transformer block that takes single steps, with everything that its weights give prepared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from memory_cores.attention_cache import Seen, StepCache, packed
+
+if TYPE_CHECKING:
+    from memory_cores.gating import GRUGate
+    from memory_cores.transformer_block import TransformerBlock
+
+
+class CachedBlock:
+    """A Transformer block that takes one step, with a cache for its attention."""
+
+    def __init__(self, block: TransformerBlock, cache: StepCache, batch_size: int) -> None:
+        self.block = block
+        self.norm = block.norm
+        self.cache = cache
+        self.attention_output = packed(cache.attention.output.weight)
+        self.hidden = packed(block.mlp.hidden.weight)
+        self.output = packed(block.mlp.output.weight)
+        if self.norm == "gru":
+            self.attention_gate = CachedGate(block.attention_gate, batch_size)
+            self.mlp_gate = CachedGate(block.mlp_gate, batch_size)
+
+    def step(self, x: Tensor, seen: Seen) -> Tensor:
+        """x (B, D) attends to what is cached and seen, and itself -> (B, D)."""
+        block = self.block
+        if self.norm == "post":
+            attended = torch.mm(self.cache.attend(x, seen), self.attention_output)
+            h = normalise(attended.add_(x), block.attention_norm)
+            return normalise(self.mlp(h).add_(h), block.mlp_norm)
+        context = self.cache.attend(normalise(x, block.attention_norm), seen)
+        attended = torch.mm(context, self.attention_output).relu_()
+        h = self.attention_gate.combine(x, attended) if self.norm == "gru" else attended.add_(x)
+        transformed = self.mlp(normalise(h, block.mlp_norm)).relu_()
+        return self.mlp_gate.combine(h, transformed) if self.norm == "gru" else transformed.add_(h)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        hidden = torch.addmm(self.block.mlp.hidden.bias, x, self.hidden).relu_()
+        return torch.addmm(self.block.mlp.output.bias, hidden, self.output)
+
+
+class CachedGate:
+    """A GRU gate over preallocated rows [y, x] and [y, r x]."""
+
+    def __init__(self, gate: GRUGate, batch_size: int) -> None:
+        self.reset_update = packed(gate.reset_update.weight)
+        self.candidate = packed(gate.candidate.weight)
+        width = gate.bias.shape[0]
+        self.bias = torch.cat([torch.zeros_like(gate.bias), -gate.bias])
+        self.rows = gate.bias.new_empty(batch_size, 2 * width)
+        self.y, self.x = self.rows.chunk(2, dim=1)
+
+    def combine(self, x: Tensor, y: Tensor) -> Tensor:
+        """g(x, y) of x, y (B, D) -> (B, D)."""
+        self.y.copy_(y)
+        self.x.copy_(x)
+        reset, update = torch.addmm(self.bias, self.rows, self.reset_update).sigmoid_().chunk(2, dim=1)
+        torch.mul(reset, x, out=self.x)
+        return torch.lerp(x, torch.mm(self.rows, self.candidate).tanh_(), update)
+
+
+def normalise(x: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
+    """The layer norm of x (B, D), without the cost of a module call."""
+    return functional.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)

@@ -1,0 +1,226 @@
+"""The Compressive Transformer (Rae et al., 1911.05507): a Transformer-XL that compresses what leaves its memory."""
+
+from __future__ import annotations
+
+import itertools
+from typing import cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from memory_cores.attention_use import AttentionUse
+from memory_cores.compression import LEARNED, Compression, Compressor, slots_kept
+from memory_cores.compression_loss import CompressionLoss, attention_reconstruction, auto_encoding
+from memory_cores.compressive_stream import CompressiveStream
+from memory_cores.core import CoreOutput, State
+from memory_cores.initialisation import fan_in_normal_
+from memory_cores.memory_schedule import Evicted, MemorySchedule, clear_unused
+from memory_cores.memory_transformer import MemoryTransformer, Positions, transformer_problems
+from memory_cores.transformer_block import Norm, TransformerBlock
+from memory_cores.validation import at_least, check_call, one_of, raise_problems
+
+
+class Compressive(MemoryTransformer):
+    """Compressive Transformer: Transformer-XL whose oldest memories are compressed, not forgotten; gated by default.
+
+    What leaves the memory of `memory_length` steps, `granularity` steps at a time, becomes one compressed slot for
+    every `compression_rate` steps; the newest `compressed_length` slots are attended to beside the memory. The
+    granularity is the paper's segment length, a multiple of the rate (the rate itself if None). A slot lies at the
+    distance of the last step that it stands for. An episode that begins within a slot's steps keeps a slot of its own
+    steps alone.
+
+    `compression_loss` says what trains the compression, which the task's loss never does but under "bptt":
+    "attention_reconstruction" (algorithm 2; the default of conv and dilated_conv), "auto_encoding", or "bptt", the
+    task's loss through the slots made and read within one call, which must therefore be longer than a period. The
+    others have no weights and take no loss. Losses are means over steps and sums over layers, 0 where a call
+    compresses nothing, so calls of any length weigh alike. No gradient of these losses reaches the Transformer.
+
+    State: memory (B, L, C, D), the last C = memory_length + granularity - 1 inputs of each layer, newest last, zeros
+    where unused; compressed (B, L, compressed_length, D), likewise; age (B,) int64, steps of the episode up to
+    C + compression_rate * compressed_length; phase (B,) int64, steps seen modulo granularity; for most_used also
+    usage (B, L, C), the attention that each remembered step received from later turns of the schedule.
+    Parameters depend on neither length nor on granularity, so these may differ between training and evaluation.
+
+    Metrics: the shares of compressed slots, memory and the present turn of the schedule in the attention of the
+    call's last step; while training with rotary positions there are none, since fused kernels keep no weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        d_ff: int | None = None,
+        memory_length: int = 64,
+        compressed_length: int = 64,
+        compression_rate: int = 4,
+        compression: Compression = "conv",
+        compression_loss: CompressionLoss | None = None,
+        granularity: int | None = None,
+        norm: Norm = "gru",
+        positions: Positions = "relative",
+        dropout: float = 0.0,
+    ) -> None:
+        problems = transformer_problems(
+            d_model=d_model,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            d_ff=d_ff,
+            memory_length=memory_length,
+            norm=norm,
+            positions=positions,
+            dropout=dropout,
+        )
+        problems += compression_problems(
+            memory_length, compressed_length, compression_rate, compression, compression_loss, granularity
+        )
+        raise_problems("compressive", problems)
+        granularity = compression_rate if granularity is None else granularity
+        super().__init__(
+            d_model=d_model,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            d_ff=d_ff,
+            norm=norm,
+            positions=positions,
+            dropout=dropout,
+            schedule=MemorySchedule(memory_length, granularity, compression_rate, compressed_length),
+        )
+        self.compression = compression
+        if compression_loss is None and compression in LEARNED:
+            compression_loss = "attention_reconstruction"
+        self.compression_loss = compression_loss
+        self.isolated = compression_loss in ("auto_encoding", "attention_reconstruction")
+        self.compressors = nn.ModuleList(Compressor(compression, compression_rate, d_model) for _ in range(num_layers))
+        if compression_loss == "auto_encoding":
+            decoders = [nn.Linear(d_model, compression_rate * d_model) for _ in range(num_layers)]
+            for decoder in decoders:
+                fan_in_normal_(decoder)
+            self.decoders = nn.ModuleList(decoders)
+
+    def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
+        weight = next(self.parameters())
+        device = weight.device if device is None else device
+        schedule = self.schedule
+        shapes: dict[str, tuple[int, ...]] = {
+            "memory": (batch_size, self.num_layers, schedule.capacity, self.d_model),
+            "compressed": (batch_size, self.num_layers, schedule.compressed_length, self.d_model),
+        }
+        if self.compression == "most_used":
+            shapes["usage"] = (batch_size, self.num_layers, schedule.capacity)
+        state = {name: torch.zeros(shape, dtype=weight.dtype, device=device) for name, shape in shapes.items()}
+        count = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        return {**state, "age": count, "phase": count.clone()}
+
+    def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
+        check_call(self, x, state, reset)
+        x = x.to(state["memory"].dtype)  # under autocast the input may come in half precision; the stream never is
+        state = {name: tensor.detach() for name, tensor in state.items()}
+        outputs = []
+        for piece in self.pieces(state["phase"], x.shape[1]):
+            y, state, losses, metrics = self.run(x[:, piece], state, None if reset is None else reset[:, piece])
+            outputs.append(y)
+        state = {name: tensor.detach() for name, tensor in state.items()}
+        return CoreOutput(torch.cat(outputs, dim=1), state, losses, metrics)
+
+    def pieces(self, phase: Tensor, steps: int) -> list[slice]:
+        """The parts of a call from phase (B,) that can be run at once.
+
+        The most used steps are known only when the last of them has left the memory, at the end of a part.
+        """
+        if self.compression != "most_used":
+            return [slice(0, steps)]
+        granularity = self.schedule.granularity
+        first = (self.schedule.memory_length - self.schedule.shared_phase(phase)) % granularity
+        cuts = sorted({0, steps, *range(first, steps, granularity)})
+        return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
+
+    def run(self, x: Tensor, state: State, reset: Tensor | None) -> CoreOutput:
+        """One part of a call; the state that it leaves carries gradients."""
+        steps = x.shape[1]
+        window = self.schedule.window(state["age"], state["phase"], reset, steps)
+        evicted = self.schedule.evicted(state["age"], window)
+        positions = self.positions(window, like=x)
+        use = AttentionUse(self.schedule, window)
+        watched = self.relative or not self.training or self.compression == "most_used"
+        after: dict[str, list[Tensor]] = {name: [] for name in state if name not in ("age", "phase")}
+        losses = []
+        for layer, block in enumerate(self.blocks):
+            memory, slots = state["memory"][:, layer], state["compressed"][:, layer]
+            context = torch.cat([memory, x], dim=1)  # (B, C + T, D)
+            if self.compression == "most_used":
+                use.received = torch.cat([state["usage"][:, layer], x.new_zeros(x.shape[:2])], dim=1)
+            else:
+                new, loss = self.compress(layer, context, evicted)
+                slots = torch.cat([slots, new], dim=1)
+                losses.append(loss)
+            remembered = torch.cat([slots[:, : window.num_slots], memory], dim=1)
+            x = block(x, remembered, window.blocks, positions, use if watched else None)
+            if use.received is not None:
+                new = self.compressors[layer](evicted.of(context), evicted.kept, evicted.of(use.received))
+                slots = torch.cat([slots, new.flatten(1, 2)], dim=1)
+                after["usage"].append(use.received[:, steps:, None])
+            after["memory"].append(context[:, steps:])
+            after["compressed"].append(slots[:, -self.schedule.compressed_length :])
+
+        in_use = self.schedule.slots_in_use(window.age, window.first_phase + steps)
+        tensors = {
+            name: clear_unused(torch.stack(layers, dim=1), in_use if name == "compressed" else window.age)
+            for name, layers in after.items()
+        }
+        if "usage" in tensors:
+            tensors["usage"] = tensors["usage"].squeeze(-1)
+        named_losses = {str(self.compression_loss): torch.stack(losses).sum()} if self.isolated else {}
+        metrics = use.metrics() if watched else {}
+        return CoreOutput(x, {**tensors, "age": window.age, "phase": window.phase}, named_losses, metrics)
+
+    def compress(self, layer: int, context: Tensor, evicted: Evicted) -> tuple[Tensor, Tensor]:
+        """The slots (B, N * g / c, D) of what leaves context (B, C + T, D) of one layer, and their loss.
+
+        Where a loss of its own trains the compression, the slots carry no gradient.
+        """
+        compressor = cast(Compressor, self.compressors[layer])
+        if self.isolated:
+            context = context.detach()
+        old, kept = evicted.of(context), evicted.kept
+        slots = compressor(old, kept).to(context.dtype)
+        if not self.isolated:
+            return slots.flatten(1, 2), context.new_zeros(())
+        if self.compression_loss == "auto_encoding":
+            decoded, expected = self.decoders[layer](slots), compressor.arrange(old)
+            counts = compressor.arrange(kept[..., None]) & slots_kept(kept, compressor.rate)[..., None, None]
+            loss = auto_encoding(decoded.view_as(expected), expected, counts.squeeze(-1))
+        else:
+            queries, block = evicted.queries_of(context), cast(TransformerBlock, self.blocks[layer])
+            loss = attention_reconstruction(block, queries, evicted.queries_kept, old, kept, slots)
+        return slots.flatten(1, 2).detach(), loss
+
+    def stream(self, batch_size: int) -> CompressiveStream:
+        return CompressiveStream(self, batch_size)
+
+
+def compression_problems(
+    memory_length: int,
+    compressed_length: int,
+    compression_rate: int,
+    compression: str,
+    compression_loss: str | None,
+    granularity: int | None,
+) -> list[str]:
+    """The problems of the options that say what is compressed and how."""
+    problems = at_least(1, compressed_length=compressed_length, compression_rate=compression_rate)
+    problems += one_of(get_args(Compression), compression=compression)
+    if granularity is not None:
+        problems += at_least(1, granularity=granularity)
+        if not at_least(1, rate=compression_rate, granularity=granularity) and granularity % compression_rate:
+            problems.append(
+                f"granularity is {granularity}, expected a multiple of compression_rate, {compression_rate}"
+            )
+    if compression_loss is not None:
+        problems += one_of(get_args(CompressionLoss), compression_loss=compression_loss)
+        if compression in get_args(Compression) and compression not in LEARNED:
+            problems.append(f"compression_loss is {compression_loss!r}, expected None: {compression} has no weights")
+    if compression == "most_used" and memory_length == 0:
+        problems.append("memory_length is 0, expected 1 or more: most_used ranks steps by the use made of them there")
+    return problems
