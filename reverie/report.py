@@ -174,8 +174,8 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _differs(key: str, config: dict[str, Any], configs: Sequence[dict[str, Any]]) -> bool:
-    """Whether a setting tells a run from the others; a core's options count among runs of that core only."""
-    if key.startswith("core.") and key != "core.d_model":
+    """Whether a label needs a setting: the task's where any run has another, the rest where one of that core has."""
+    if not key.startswith(("env.", "data.")):
         configs = [other for other in configs if other.get("core.name") == config.get("core.name")]
     return any(other.get(key) != config[key] for other in configs)
 
