@@ -12,6 +12,7 @@ import torch
 import memory_cores
 from agents.config import ExperimentConfig
 from agents.trainer import ImpalaTrainer
+from tests.equality import same
 
 MakeConfig = Callable[..., ExperimentConfig]
 RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"
@@ -22,17 +23,6 @@ def through_a_file(data: Any) -> Any:
     buffer = io.BytesIO()
     torch.save(data, buffer)
     return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Bitwise equality of nested plain data and tensors."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 def run(trainer: ImpalaTrainer, updates: int) -> list[dict[str, float]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,17 +14,8 @@ from lm.config import ScheduleConfig, UpdatePeriodConfig
 from lm.errors import InputError, TrainingError
 from lm.schedules import learning_rate, update_period
 from lm.trainer import NextTokenTrainer, evaluated_weights
+from tests.equality import same
 from tests.lm.synthetic import Experiment
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 @pytest.mark.parametrize("core", memory_cores.names())

@@ -6,10 +6,8 @@ import contextlib
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 import memory_cores
 from reverie import cli
@@ -18,6 +16,7 @@ from reverie.config import ConfigError, dump, load_experiment
 from reverie.language_model import combinations
 from reverie.metrics_file import read_rows
 from reverie.run_folder import newest_checkpoint
+from tests.equality import same
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -37,16 +36,6 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     Path("text.txt").write_text(TEXT)
     Path("experiment.yaml").write_text(CONFIG)
     return "experiment.yaml"
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 @pytest.mark.parametrize("core", memory_cores.names())

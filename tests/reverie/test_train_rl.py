@@ -9,15 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import memory_cores
 from reverie import checkpoint
 from reverie.cli import main
+from tests.equality import same
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -34,16 +33,6 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "experiment.yaml"
     path.write_text(CONFIG)
     return path
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 def last_checkpoint(run: Path) -> checkpoint.Checkpoint:
