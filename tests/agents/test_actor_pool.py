@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -17,16 +18,22 @@ RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"
 FAULTY = "tests.agents.scripted_envs:Faulty-v0"
 
 
+def parent(pid: int) -> int:
+    """The parent of a process, 0 where it has gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def actor_pids() -> list[int]:
-    """The processes of Ray's actors under this one."""
+    """The actor processes of the Ray that this process started."""
     found = []
-    for entry in os.listdir("/proc"):
-        try:
-            with open(f"/proc/{entry}/cmdline", "rb") as file:
-                if file.read().startswith(b"ray::Actor"):
-                    found.append(int(entry))
-        except (OSError, ValueError):
-            continue
+    for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            if file.read().startswith(b"ray::Actor") and os.getpid() in (parent(pid), parent(parent(pid))):
+                found.append(pid)
     return found
 
 
@@ -34,8 +41,8 @@ def test_a_killed_actor_is_replaced_and_counted(make_config: MakeConfig) -> None
     trainer = ImpalaTrainer(make_config(RANDOM_EPISODES, num_actors=1, max_in_flight=2))
     try:
         assert trainer.update()["actors/restarts"] == 0
-        for pid in actor_pids():
-            os.kill(pid, signal.SIGKILL)
+        (pid,) = actor_pids()
+        os.kill(pid, signal.SIGKILL)
         metrics = [trainer.update() for _ in range(6)][-1]
         assert metrics["actors/restarts"] == 1
         assert trainer.actors.next_unroll().incarnation == 1
