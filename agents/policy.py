@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from agents.config import ExperimentConfig
 from agents.distributions import action_distribution
 from agents.encoders import ObservationEncoder
 from memory_cores import CoreOutput, MemoryCore, State
+from memory_cores.initialisation import fan_in_normal_
 
 
 class PolicyOutput(NamedTuple):
@@ -53,6 +55,9 @@ class Policy(nn.Module):
         self.core = core
         self.actor_head = nn.Linear(core.d_model, self.distribution.num_parameters)
         self.value_head = nn.Linear(core.d_model, 1)
+        # Cores are initialised for unit inputs; weaker ones drown in a recurrent core's own dynamics.
+        for layer in (self.encoder.join, self.core_input):
+            fan_in_normal_(layer, gain=math.sqrt(2))
         # A near-uniform first policy: exploration is not decided by the initial weights.
         nn.init.orthogonal_(self.actor_head.weight, gain=0.01)
         nn.init.zeros_(self.actor_head.bias)

@@ -13,7 +13,8 @@ from memory_cores.validation import at_least, check_call, check_state, check_ste
 class LSTM(MemoryCore):
     """LSTM layers; a whole call is one call of torch.nn.LSTM, with or without resets in it.
 
-    State: h and c, each (B, L, D). The forget gates start with a bias of 1, or, given `max_dependency`, gates
+    State: h and c, each (B, L, D). Input weights start at N(0, 1 / D), so that unit inputs open some gates and close
+    others, and recurrent ones orthogonal. The forget gates start with a bias of 1, or, given `max_dependency`, gates
     start for dependencies of up to that many steps (chrono initialisation; Tallec & Ollivier, 1804.11188,
     equation 16).
     """
@@ -27,6 +28,9 @@ class LSTM(MemoryCore):
         self.num_layers = num_layers
         self.lstm = nn.LSTM(d_model, d_model, num_layers, batch_first=True)
         for layer in range(num_layers):
+            nn.init.normal_(getattr(self.lstm, f"weight_ih_l{layer}"), std=d_model**-0.5)
+            for gate in getattr(self.lstm, f"weight_hh_l{layer}").detach().chunk(4):
+                nn.init.orthogonal_(gate)
             input_bias, hidden_bias = gate_biases(self.lstm, layer)
             with torch.no_grad():
                 hidden_bias[:2].zero_()
