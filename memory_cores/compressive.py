@@ -41,8 +41,9 @@ class Compressive(MemoryTransformer):
     usage (B, L, C), the attention that each remembered step received from later turns of the schedule.
     Parameters depend on neither length nor on granularity, so these may differ between training and evaluation.
 
-    Metrics: the shares of compressed slots, memory and the present turn of the schedule in the attention of the
-    call's last step; while training with rotary positions there are none, since fused kernels keep no weights.
+    Metrics: the compression loss of each layer; the shares of compressed slots, memory and the present turn of the
+    schedule in the attention of the call's last step, but while training with rotary positions, since fused kernels
+    keep no weights.
     """
 
     def __init__(
@@ -171,8 +172,11 @@ class Compressive(MemoryTransformer):
         }
         if "usage" in tensors:
             tensors["usage"] = tensors["usage"].squeeze(-1)
-        named_losses = {str(self.compression_loss): torch.stack(losses).sum()} if self.isolated else {}
         metrics = use.metrics() if watched else {}
+        named_losses = {}
+        if self.isolated:
+            named_losses[str(self.compression_loss)] = torch.stack(losses).sum()
+            metrics |= {f"compression_loss_layer_{layer}": loss.detach() for layer, loss in enumerate(losses, start=1)}
         return CoreOutput(x, {**tensors, "age": window.age, "phase": window.phase}, named_losses, metrics)
 
     def compress(self, layer: int, context: Tensor, evicted: Evicted) -> tuple[Tensor, Tensor]:

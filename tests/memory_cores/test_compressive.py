@@ -228,17 +228,30 @@ def test_metrics_share_out_the_attention_of_the_last_step() -> None:
     for positions in ("relative", "rotary"):
         core = tiny(positions=positions, memory_length=4, num_layers=1).eval()
         metrics = core(x, core.initial_state(2)).metrics
-        assert sum(metrics.values()) == pytest.approx(1.0)
-        assert all(value > 0 for value in metrics.values())
+        shares = {name: value for name, value in metrics.items() if name.endswith("_attention")}
+        assert sum(shares.values()) == pytest.approx(1.0)
+        assert all(value > 0 for value in shares.values())
         assert core(x[:, :5], core.initial_state(2)).metrics["compressed_attention"] == 0
         core.train()
-        assert set(core(x, core.initial_state(2)).metrics) == (set(metrics) if positions == "relative" else set())
+        watched = set(metrics) if positions == "relative" else set(metrics) - set(shares)
+        assert set(core(x, core.initial_state(2)).metrics) == watched
     layer = PlainLayer(core := tiny(memory_length=4, num_layers=1, compression="mean"), 0)
     keys = [(t, x[0, t]) for t in range(6)]
     _, weights = layer.attend(5, x[0, 5], keys)
     metrics = core(x[:1, :6], core.initial_state(1)).metrics
     assert metrics["memory_attention"] == pytest.approx(weights[:4].sum().item())
     assert metrics["present_attention"] == pytest.approx(weights[4:].sum().item())
+
+
+def test_metrics_tell_the_loss_of_each_layer() -> None:
+    x, _ = sample(2, 21)
+    core = tiny(num_layers=3, memory_length=4)
+    output = core(x, core.initial_state(2))
+    layers = [output.metrics[f"compression_loss_layer_{layer}"] for layer in (1, 2, 3)]
+    assert sum(layers) == pytest.approx(output.losses["attention_reconstruction"].item())
+    assert len({float(loss) for loss in layers}) == 3
+    core = tiny(compression="mean")
+    assert "compression_loss_layer_1" not in core(x, core.initial_state(2)).metrics
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
