@@ -10,6 +10,9 @@ from torch import Tensor
 
 from lm.model import LanguageModel, Sampling
 
+READ_LENGTH = 512
+"""Steps of one call of the model over a prompt."""
+
 
 class Written(NamedTuple):
     """One token that was written."""
@@ -48,8 +51,13 @@ class TokenStream:
         inputs = torch.cat([tokens.new_zeros(self.batch_size, 1), tokens], dim=1)
         reset = torch.zeros(inputs.shape, dtype=torch.bool, device=inputs.device)
         reset[:, 0] = True
-        core = self.model(inputs, self.model.core.initial_state(self.batch_size), reset)
-        self.stream.load(core.state)
+        state = self.model.core.initial_state(self.batch_size)
+        # In pieces, so that a long prompt needs no more room than the memory.
+        for start in range(0, inputs.shape[1], READ_LENGTH):
+            part = slice(start, start + READ_LENGTH)
+            core = self.model(inputs[:, part], state, reset[:, part])
+            state = core.state
+        self.stream.load(state)
         return core.y[:, -1]
 
     @torch.no_grad()

@@ -114,8 +114,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
         _refuse_options(arguments, "agents", ("episodes", "seed", "greedy", "video", "allow_import"))
         from reverie import language_model
 
-        return language_model.evaluate(run, arguments.overrides, arguments.split, arguments.json)
-    _refuse_options(arguments, "language models", ("split", "overrides"))
+        return language_model.evaluate(
+            run, arguments.overrides, arguments.split, arguments.by_frequency, arguments.json
+        )
+    _refuse_options(arguments, "language models", ("split", "by_frequency", "overrides"))
     _refuse_unasked_import(config.env.id, run, arguments.allow_import)
 
     import torch
@@ -152,6 +154,7 @@ def generate(arguments: argparse.Namespace) -> int:
         arguments.tokens,
         Sampling(arguments.temperature, arguments.top_k, arguments.top_p),
         arguments.seed,
+        arguments.json,
     )
 
 
@@ -236,7 +239,9 @@ def _code_of_expected(error: Exception) -> int | None:
 def _subject(config: Experiment) -> str:
     import lm.config
 
-    return config.data.path if isinstance(config, lm.config.ExperimentConfig) else config.env.id
+    if not isinstance(config, lm.config.ExperimentConfig):
+        return config.env.id
+    return config.data.task if isinstance(config.data, lm.config.TaskConfig) else config.data.path
 
 
 def _refuse_options(arguments: argparse.Namespace, whose: str, names: Sequence[str]) -> None:
@@ -244,7 +249,7 @@ def _refuse_options(arguments: argparse.Namespace, whose: str, names: Sequence[s
     given = [name for name in names if getattr(arguments, name)]
     if given:
         flags = {"allow_import": "--import", "overrides": "key=value"}
-        listing = ", ".join(flags.get(name, f"--{name}") for name in given)
+        listing = ", ".join(flags.get(name, f"--{name.replace('_', '-')}") for name in given)
         raise UserError(f"{arguments.run}: {listing}: for {whose} only")
 
 
@@ -293,6 +298,8 @@ def _parser() -> argparse.ArgumentParser:
     help_text = "e.g. core.memory_length=64; commas give a row each: core.memory_length=64,128"
     group.add_argument("overrides", nargs="*", metavar="key=value", help=help_text)
     group.add_argument("--split", choices=("train", "validation", "test"), help="default validation")
+    help_text = "perplexity too of words that are frequent and rare in the train split"
+    group.add_argument("--by-frequency", action="store_true", help=help_text)
 
     command = commands.add_parser("generate", help="let a trained language model write", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
@@ -303,6 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top-k", type=_positive, help="sample from the k likeliest tokens (default all)")
     command.add_argument("--top-p", type=_share, default=1.0, help="and from this share of the probability (default 1)")
     command.add_argument("--seed", type=_seed, default=0, help="seed of the sampling (default %(default)s)")
+    command.add_argument("--json", action="store_true", help="print one JSON object at the end, not text as it comes")
 
     command = commands.add_parser("report", help="draw learning curves of runs", allow_abbrev=False)
     command.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run folder")
