@@ -117,7 +117,7 @@ def test_bytes_that_are_not_text_are_written_as_text(config: str, capsys: pytest
         (["train", "experiment.yaml", "train.segment_length=6", "core.granularity=4"], "segment_length: expected a"),
         (["train", "experiment.yaml", "train.batch_size=1000"], "expected at least one segment a lane"),
         (["train", "experiment.yaml", "data.tokns=bytes"], "did you mean tokens"),
-        (["train", "experiment.yaml", "data.tokens=words"], "expected one of 'bytes', 'characters'"),
+        (["train", "experiment.yaml", "data.tokens=letters"], "expected one of 'bytes', 'characters'"),
         (["train", "experiment.yaml", "env.id=x"], "data (line 2): unknown key; known: agent"),
         (["train", "experiment.yaml", "train.learning_rate.warmup_steps=99999"], "is not below train.total_steps"),
         (["train", "experiment.yaml", "train.update_period={final: 2}"], "train.update_period.switch_step: missing"),
