@@ -27,12 +27,13 @@ from numpy.typing import NDArray
 from lm.config import DataConfig
 from lm.documents import SPLITS, Document, find_documents
 from lm.errors import InputError
-from lm.vocabulary import ByteVocabulary, CharacterVocabulary, Tokens, Vocabulary, decode_utf8, described
+from lm.vocabularies import described, make_vocabulary
+from lm.vocabulary import Tokens, Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 PIECE = 2**24
-"""Bytes searched for words, or characters for a vocabulary, at a time."""
+"""Bytes searched for words at a time."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Split:
     """Runs of bytes that are not ASCII white space."""
     sha256: str
     """Of the tokens."""
+    scored: NDArray[np.bool_] | None = None
+    """(N,), which tokens are to be predicted; None is all."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,14 @@ def _place(
     identity = {
         "format": FORMAT,
         "documents": [[d.split, digests[d.path], d.start, d.stop] for d in documents],
-        "vocabulary": vocabulary.description() if vocabulary is not None else {"tokens": config.tokens},
+        "vocabulary": vocabulary.description() if vocabulary is not None else _settings(config),
     }
     return cache_folder(config) / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+
+def _settings(config: DataConfig) -> dict[str, Any]:
+    """What a vocabulary is made by, beside the documents."""
+    return {"tokens": config.tokens, "size": config.vocabulary_size, "min_count": config.min_count}
 
 
 def _open(folder: Path) -> Corpus | None:
@@ -135,7 +143,7 @@ def _make(
 ) -> None:
     """Prepare a corpus beside its place and rename it into it."""
     if vocabulary is None:
-        vocabulary = ByteVocabulary() if config.tokens == "bytes" else _characters_of(documents)
+        vocabulary = make_vocabulary(config, documents)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-", ignore_cleanup_errors=True) as name:
         temporary = Path(name) / folder.name
@@ -174,10 +182,13 @@ def _write_split(path: Path, documents: Sequence[Document], vocabulary: Vocabula
             raw = document.read()
             tokens = vocabulary.encode(raw, str(document.path), document.start).astype(dtype, copy=False)
             file.write(tokens.tobytes())
-            starts.append(count)
+            if len(tokens):
+                starts.append(count)
             count += len(tokens)
             num_bytes += len(raw)
             num_words += count_words(raw)
+    if not count:
+        raise InputError(f"{documents[0].path}: holds nothing but white space, so the {path.stem} split has no token")
     return {
         "tokens": count,
         "bytes": num_bytes,
@@ -198,16 +209,6 @@ def count_words(raw: bytes) -> int:
         words += int(after_space and not space[0]) + int((space[:-1] & ~space[1:]).sum())
         after_space = bool(space[-1])
     return words
-
-
-def _characters_of(documents: Sequence[Document]) -> CharacterVocabulary:
-    """The characters of all splits: a held-out one that training lacks gets a number too, so none is unknown."""
-    characters: set[str] = set()
-    for document in documents:
-        text = decode_utf8(document.read(), str(document.path), document.start)
-        for start in range(0, len(text), PIECE):
-            characters.update(text[start : start + PIECE])
-    return CharacterVocabulary("".join(sorted(characters)))
 
 
 def _warn_of_equal_splits(corpus: Corpus) -> None:

@@ -3,41 +3,86 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lm.config import ExperimentConfig, TrainConfig
-from lm.corpus import Corpus, prepare
+from lm.answers import task_metrics
+from lm.config import ExperimentConfig, TaskConfig, TrainConfig
+from lm.corpus import Split, prepare
 from lm.errors import TrainingError
-from lm.evaluation import total_nats
+from lm.evaluation import validation_metrics
 from lm.lanes import Lanes, Segment
-from lm.model import LanguageModel, load_weights, make_model, next_token_loss
+from lm.model import IGNORED, LanguageModel, load_weights, weights_of
 from lm.schedules import learning_rate, update_period
+from lm.tasks import symbols_of, task_corpus
+from lm.text_model import make_model
 
 MAX_SKIPPED_IN_A_ROW = 5
+
+
+Validate = Callable[[LanguageModel], dict[str, float]]
+"""Scores a model on held-out data; metrics by TensorBoard tag."""
+
+
+def make_trainer(config: ExperimentConfig) -> NextTokenTrainer:
+    """The trainer of an experiment; raises InputError for a corpus that cannot be read or is too short."""
+    train, data, adaptive = config.train, config.data, config.model.adaptive
+    torch.set_num_threads(train.num_threads)
+    torch.manual_seed(train.seed)
+    validate: Validate
+    if isinstance(data, TaskConfig):
+        model = make_model(symbols_of(data) + 2, config.core, config.model)
+        corpus = task_corpus(data, model.core.period)
+        held_out = corpus.splits["validation"]
+        validate = functools.partial(
+            task_metrics, data=data, split=held_out, batch_size=train.batch_size, limit=train.evaluation_tokens
+        )
+    else:
+        corpus = prepare(data)
+        model = make_model(corpus.vocabulary.size, config.core, config.model)
+        validate = functools.partial(validation_metrics, corpus=corpus, train=train)
+    identity = {
+        "path": "lm",
+        "core": {"name": config.core.name, "d_model": config.core.d_model, **config.core.options},
+        "model": {"tied": config.model.tied, "adaptive": adaptive and dataclasses.asdict(adaptive)},
+        "vocabulary": corpus.vocabulary.description(),
+        "data": {"sha256": corpus.sha256},
+    }
+    return NextTokenTrainer(train, model, corpus.splits["train"], validate, identity)
 
 
 class NextTokenTrainer:
     """Trains one language model. `update` is one optimizer step; `state`, `weights` and `load` make a resume."""
 
-    def __init__(self, config: ExperimentConfig) -> None:
-        """Raises InputError for a corpus that cannot be read or is too short."""
-        torch.set_num_threads(config.train.num_threads)
-        torch.manual_seed(config.train.seed)
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: LanguageModel,
+        split: Split,
+        validate: Validate,
+        identity: Mapping[str, Any],
+    ) -> None:
+        """A trainer of `model` on `split`; `identity` is JSON data that a checkpoint must agree with.
+
+        Raises InputError for a split that is too short.
+        """
         self.config = config
-        self.total_steps = config.train.total_steps
+        self.total_steps = config.total_steps
         self.step_count = self.update_count = 0
         self.skipped_updates = self.skipped_in_a_row = 0
-        self.corpus: Corpus = prepare(config.data)
-        self.lanes = Lanes(self.corpus.splits["train"], config.train.batch_size, config.train.segment_length)
-        self.model = make_model(self.corpus.vocabulary.size, config.core, config.model).train()
-        self.core_state = self.model.core.initial_state(config.train.batch_size)
-        self.optimizer = make_optimizer(self.model, config.train)
-        self.average = None if config.train.ema_decay is None else parameters_of(self.model)
+        self.lanes = Lanes(split, config.batch_size, config.segment_length)
+        self.validate = validate
+        self.identity = dict(identity)
+        self.model = model.train()
+        self.core_state = model.core.initial_state(config.batch_size)
+        self.optimizer = make_optimizer(model, config)
+        self.average = None if config.ema_decay is None else parameters_of(model)
 
     def update(self) -> dict[str, float]:
         """One optimizer step on the next segments of every lane; returns metrics by TensorBoard tag.
@@ -45,7 +90,7 @@ class NextTokenTrainer:
         An update whose loss or gradient is not finite changes neither weights nor memory; several in a row raise
         TrainingError.
         """
-        train = self.config.train
+        train = self.config
         rate = learning_rate(train.learning_rate, self.step_count, self.total_steps)
         period = update_period(train.update_period, self.step_count)
         for group in self.optimizer.param_groups:
@@ -53,13 +98,14 @@ class NextTokenTrainer:
 
         self.optimizer.zero_grad(set_to_none=True)
         memory_before = self.core_state
+        segments = [self.lanes.next() for _ in range(period)]
+        num_targets = sum(int((segment.targets != IGNORED).sum()) for segment in segments)
         sums: dict[str, Tensor] = {}
-        for _ in range(period):
-            segment = self.lanes.next()
-            for tag, value in self._backward(segment, period).items():
+        for segment in segments:
+            for tag, value in self._backward(segment, num_targets, period).items():
                 sums[tag] = sums.get(tag, torch.zeros(())) + value
             self.step_count += segment.targets.numel()
-        metrics = {tag: float(total) / period for tag, total in sums.items()}
+        metrics = {tag: float(total) for tag, total in sums.items()}
         gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.max_grad_norm))
         self.update_count += 1
         if math.isfinite(gradient_norm) and math.isfinite(metrics["loss/total"]):
@@ -69,6 +115,8 @@ class NextTokenTrainer:
         else:
             self.core_state = memory_before
             self._count_skipped(metrics["loss/total"], gradient_norm)
+        if not num_targets:  # a 0 would be averaged with losses of targets
+            del metrics["loss/total"], metrics["loss/next_token"]
         metrics |= {
             "learner/gradient_norm": gradient_norm,
             "learner/learning_rate": rate,
@@ -77,21 +125,30 @@ class NextTokenTrainer:
             "data/epochs": self.lanes.epochs,
         }
         if self.update_count % train.evaluation_interval == 0:
-            metrics |= self._validation_metrics()
+            with averaged(self.model, self.average):
+                metrics |= self.validate(self.model)
         return metrics
 
-    def _backward(self, segment: Segment, period: int) -> dict[str, Tensor]:
-        """Add the gradient of one of `period` segments; returns its losses and metrics."""
-        device = self.model.embedding.weight.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.config.train.precision == "bfloat16"):
+    def _backward(self, segment: Segment, num_targets: int, period: int) -> dict[str, Tensor]:
+        """Add the gradient of one of the `period` segments of an update, which have `num_targets` between them.
+
+        Returns its part of the update's losses and metrics.
+        """
+        bfloat16 = self.config.precision == "bfloat16"
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=bfloat16):
             output = self.model(segment.inputs, self.core_state, segment.reset)
-        self.core_state = output.core.state
-        next_token = next_token_loss(output.logits, segment.targets)
-        loss = next_token + sum(output.core.losses.values())
-        (loss / period).backward()
-        metrics = {"loss/total": loss, "loss/next_token": next_token}
-        metrics |= {f"loss/core_{name}": value for name, value in output.core.losses.items()}
-        metrics |= {f"core/{name}": value for name, value in output.core.metrics.items()}
+            losses = self.model.head.losses(output.y, segment.targets)
+        self.core_state = output.state
+        next_token = losses.sum() / max(num_targets, 1)
+        core_losses = {name: value / period for name, value in output.losses.items()}
+        core_loss = sum(core_losses.values(), torch.zeros_like(next_token))
+        # Without a target only what the core's own losses reach has a gradient; AdamW leaves all else as it is.
+        learned = core_loss + next_token if num_targets else core_loss
+        if learned.requires_grad:
+            torch.autograd.backward(learned)
+        metrics = {"loss/total": core_loss + next_token, "loss/next_token": next_token}
+        metrics |= {f"loss/core_{name}": value for name, value in core_losses.items()}
+        metrics |= {f"core/{name}": value / period for name, value in output.metrics.items()}
         return {tag: value.detach() for tag, value in metrics.items()}
 
     def _count_skipped(self, loss: float, gradient_norm: float) -> None:
@@ -105,35 +162,17 @@ class NextTokenTrainer:
 
     @torch.no_grad()
     def _average_weights(self) -> None:
-        if self.average is not None and self.config.train.ema_decay is not None:
+        if self.average is not None and self.config.ema_decay is not None:
             for name, parameter in self.model.named_parameters():
-                self.average[name].lerp_(parameter, 1 - self.config.train.ema_decay)
-
-    def _validation_metrics(self) -> dict[str, float]:
-        train, split = self.config.train, self.corpus.splits["validation"]
-        with averaged(self.model, self.average):
-            nats = total_nats(self.model, split, train.batch_size, limit=train.evaluation_tokens)
-        tokens = split.tokens[: train.evaluation_tokens]
-        return {
-            "validation/nats_per_token": nats / len(tokens),
-            "validation/bits_per_byte": nats / math.log(2) / self.corpus.vocabulary.count_bytes(tokens),
-        }
+                self.average[name].lerp_(parameter, 1 - self.config.ema_decay)
 
     def weights(self) -> dict[str, Tensor]:
         """The model's parameters and buffers."""
-        return dict(self.model.state_dict())
+        return weights_of(self.model)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be loaded here."""
-        core = self.config.core
-        return {
-            "path": "lm",
-            "core": {"name": core.name, "d_model": core.d_model, **core.options},
-            "model": {"tied": self.config.model.tied},
-            "vocabulary": self.corpus.vocabulary.description(),
-            "data": {"sha256": self.corpus.sha256},
-            "train": {"batch_size": self.config.train.batch_size},
-        }
+        return {**self.identity, "train": {"batch_size": self.config.batch_size}}
 
     def state(self) -> dict[str, Any]:
         """Everything besides the weights that the rest of the run depends on: plain data and tensors."""
@@ -197,9 +236,6 @@ def averaged(model: LanguageModel, average: Mapping[str, Tensor] | None) -> Iter
         model.load_state_dict(own, strict=False)
 
 
-def evaluated_weights(weights: Mapping[str, Tensor], state: Mapping[str, Any], tied: bool) -> dict[str, Tensor]:
+def evaluated_weights(weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights of a checkpoint that evaluation and generation use: the moving average where there is one."""
-    average = dict(state["average"] or {})
-    if average and tied:
-        average["softmax.weight"] = average["embedding.weight"]
-    return {**weights, **average}
+    return {**weights, **(state["average"] or {})}

@@ -48,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(str(Path.cwd()))
         match arguments.command:
             case "train":
-                return train(arguments.config, arguments.overrides, arguments.resume, arguments.overwrite)
+                if arguments.changed_data and not arguments.resume:
+                    raise UserError("--changed-data: is for --resume alone")
+                return train(
+                    arguments.config, arguments.overrides, arguments.resume, arguments.overwrite, arguments.changed_data
+                )
             case "evaluate":
                 return evaluate(arguments)
             case "generate":
@@ -71,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: bool) -> int:
+def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: bool, changed_data: bool = False) -> int:
     """Train the experiment of a configuration in its run folder."""
     from reverie.config import load_experiment
 
@@ -87,7 +91,7 @@ def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: b
 
         with contextlib.closing(make_trainer(config)) as trainer:
             print(f"training {config.core.name} on {_subject(config)} in {folder}", file=sys.stderr)
-            return training.run(config, trainer, folder, resume)
+            return training.run(config, trainer, folder, resume, changed_data)
 
 
 def make_trainer(config: Experiment) -> Trainer:
@@ -95,9 +99,9 @@ def make_trainer(config: Experiment) -> Trainer:
     import lm.config
 
     if isinstance(config, lm.config.ExperimentConfig):
-        from lm.trainer import NextTokenTrainer
+        from lm import trainer
 
-        return NextTokenTrainer(config)
+        return trainer.make_trainer(config)
     from agents.trainer import ImpalaTrainer
 
     return ImpalaTrainer(config)
@@ -114,8 +118,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
         _refuse_options(arguments, "agents", ("episodes", "seed", "greedy", "video", "allow_import"))
         from reverie import language_model
 
-        return language_model.evaluate(run, arguments.overrides, arguments.split, arguments.json)
-    _refuse_options(arguments, "language models", ("split", "overrides"))
+        return language_model.evaluate(
+            run, arguments.overrides, arguments.split, arguments.by_frequency, arguments.json
+        )
+    _refuse_options(arguments, "language models", ("split", "by_frequency", "overrides"))
     _refuse_unasked_import(config.env.id, run, arguments.allow_import)
 
     import torch
@@ -142,6 +148,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def generate(arguments: argparse.Namespace) -> int:
     """Print what the newest checkpoint of a language model writes after a prompt, as it is written."""
+    from lm.model import Sampling
     from reverie import language_model
 
     return language_model.generate(
@@ -149,10 +156,9 @@ def generate(arguments: argparse.Namespace) -> int:
         arguments.overrides,
         arguments.prompt,
         arguments.tokens,
-        arguments.temperature,
-        arguments.top_k,
-        arguments.top_p,
+        Sampling(arguments.temperature, arguments.top_k, arguments.top_p),
         arguments.seed,
+        arguments.json,
     )
 
 
@@ -237,7 +243,9 @@ def _code_of_expected(error: Exception) -> int | None:
 def _subject(config: Experiment) -> str:
     import lm.config
 
-    return config.data.path if isinstance(config, lm.config.ExperimentConfig) else config.env.id
+    if not isinstance(config, lm.config.ExperimentConfig):
+        return config.env.id
+    return config.data.task if isinstance(config.data, lm.config.TaskConfig) else config.data.path
 
 
 def _refuse_options(arguments: argparse.Namespace, whose: str, names: Sequence[str]) -> None:
@@ -245,7 +253,7 @@ def _refuse_options(arguments: argparse.Namespace, whose: str, names: Sequence[s
     given = [name for name in names if getattr(arguments, name)]
     if given:
         flags = {"allow_import": "--import", "overrides": "key=value"}
-        listing = ", ".join(flags.get(name, f"--{name}") for name in given)
+        listing = ", ".join(flags.get(name, f"--{name.replace('_', '-')}") for name in given)
         raise UserError(f"{arguments.run}: {listing}: for {whose} only")
 
 
@@ -278,6 +286,8 @@ def _parser() -> argparse.ArgumentParser:
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="continue the run in the run folder")
     mode.add_argument("--overwrite", action="store_true", help="delete the run in the run folder first")
+    help_text = "with --resume: go on although the data is not that of the checkpoint"
+    command.add_argument("--changed-data", action="store_true", help=help_text)
 
     command = commands.add_parser("evaluate", help="evaluate a trained agent or model", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
@@ -294,6 +304,8 @@ def _parser() -> argparse.ArgumentParser:
     help_text = "e.g. core.memory_length=64; commas give a row each: core.memory_length=64,128"
     group.add_argument("overrides", nargs="*", metavar="key=value", help=help_text)
     group.add_argument("--split", choices=("train", "validation", "test"), help="default validation")
+    help_text = "perplexity too of words that are frequent and rare in the train split"
+    group.add_argument("--by-frequency", action="store_true", help=help_text)
 
     command = commands.add_parser("generate", help="let a trained language model write", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
@@ -304,6 +316,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top-k", type=_positive, help="sample from the k likeliest tokens (default all)")
     command.add_argument("--top-p", type=_share, default=1.0, help="and from this share of the probability (default 1)")
     command.add_argument("--seed", type=_seed, default=0, help="seed of the sampling (default %(default)s)")
+    command.add_argument("--json", action="store_true", help="print one JSON object at the end, not text as it comes")
 
     command = commands.add_parser("report", help="draw learning curves of runs", allow_abbrev=False)
     command.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run folder")

@@ -1,6 +1,7 @@
 """From a YAML file and `key=value` overrides to a checked experiment, all mistakes reported at once.
 
-The sections at the top choose the schema: `env` is reinforcement learning, `data` is language modelling.
+The sections at the top choose the schema: `env` is reinforcement learning, `data` is language modelling, on a
+synthetic task if it has a `task`.
 """
 
 from __future__ import annotations
@@ -88,8 +89,13 @@ def dump(config: Experiment) -> str:
 
 
 def schema_of(data: Mapping[str, Any]) -> type[Experiment]:
-    """The schema that the sections at the top choose."""
-    return lm.config.ExperimentConfig if "data" in data and "env" not in data else agents.config.ExperimentConfig
+    """The schema that the sections at the top choose, and for language models whether there is a task in `data`."""
+    if "data" not in data or "env" in data:
+        return agents.config.ExperimentConfig
+    section = data["data"]
+    if isinstance(section, dict) and "task" in section:
+        return lm.config.TaskExperimentConfig
+    return lm.config.TextExperimentConfig
 
 
 def validate(data: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[Experiment | None, list[str]]:
