@@ -1,0 +1,1 @@
+"""Speech: waveforms, their datasets, and WaveNet, the baseline that has no memory beyond its receptive field."""
