@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lm.config import ExperimentConfig
-from lm.corpus import Split, prepare
+from lm.config import ExperimentConfig, TrainConfig
+from lm.corpus import Corpus, Split, prepare
 from lm.errors import InputError
 from lm.lanes import as_int64
-from lm.model import LanguageModel, load_weights, make_model
+from lm.model import IGNORED, LanguageModel, load_weights
+from lm.text_model import make_model
 from lm.vocabulary import CharacterVocabulary, Vocabulary
 
 CALL_LENGTH = 512
@@ -86,6 +86,17 @@ def evaluate(
     )
 
 
+def validation_metrics(model: LanguageModel, corpus: Corpus, train: TrainConfig) -> dict[str, float]:
+    """How well a model predicts the first `evaluation_tokens` of the validation split, by TensorBoard tag."""
+    split = corpus.splits["validation"]
+    nats = total_nats(model, split, train.batch_size, limit=train.evaluation_tokens)
+    tokens = split.tokens[: train.evaluation_tokens]
+    return {
+        "validation/nats_per_token": nats / len(tokens),
+        "validation/bits_per_byte": nats / math.log(2) / corpus.vocabulary.count_bytes(tokens),
+    }
+
+
 @torch.no_grad()
 def total_nats(
     model: LanguageModel,
@@ -117,8 +128,8 @@ def document_batches(split: Split, batch_size: int, limit: int | None) -> Iterat
 def batch_losses(
     model: LanguageModel, split: Split, documents: list[tuple[int, int]], call_length: int
 ) -> Iterator[Tensor]:
-    """- log p of each token of documents, the longest first, in tensors (N,)."""
-    device = model.embedding.weight.device
+    """- log p of each token of documents, the longest first, in tensors (rows, steps)."""
+    device = model.device
     state = model.core.initial_state(len(documents))
     longest = documents[0][1] - documents[0][0]
     for time in range(0, longest, call_length):
@@ -133,6 +144,5 @@ def batch_losses(
         reset = torch.zeros(inputs.shape, dtype=torch.bool, device=device)
         reset[:, 0] = time == 0
         output = model(inputs, state, reset)
-        state = output.core.state
-        targets = targets.masked_fill(~valid.to(device), -100)
-        yield F.cross_entropy(output.logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
+        state = output.state
+        yield model.head.losses(output.y, targets.masked_fill(~valid.to(device), IGNORED))

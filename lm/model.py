@@ -1,82 +1,111 @@
-"""The language model: embedding -> memory core -> softmax, tied to the embedding by default."""
+"""The language model: front end -> memory core -> head.
+
+The three meet in core inputs and core outputs alone, so any front end and any head go with any core. A front end turns
+what came before each step into (B, T, D); a head turns (B, T, D) into a distribution over the target of each step.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-import memory_cores
-from lm.config import CoreConfig, ModelConfig
 from lm.errors import InputError
 from memory_cores import CoreOutput, MemoryCore, State
 
+IGNORED = -100
+"""In place of a target: nothing is to be predicted here."""
 
-class ModelOutput(NamedTuple):
-    """What the model says of T steps."""
 
-    logits: Tensor
-    """(B, T, V) float32, of the token at each step."""
-    core: CoreOutput
+@dataclass(frozen=True)
+class Sampling:
+    """How targets are drawn; a head may refuse what means nothing for its distribution."""
+
+    temperature: float = 1.0
+    """0 takes the likeliest."""
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a setting out of its bounds."""
+        if self.temperature < 0 or (self.top_k is not None and self.top_k < 1) or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"expected temperature >= 0, top_k >= 1 and 0 < top_p <= 1, "
+                f"got {self.temperature}, {self.top_k} and {self.top_p}"
+            )
+
+
+class FrontEnd(nn.Module, ABC):
+    """Core inputs from what came before each step."""
+
+    @abstractmethod
+    def forward(self, inputs: Tensor, reset: Tensor | None) -> Tensor:
+        """Core inputs (..., D) of the targets before each step (...) int64.
+
+        reset: (...) bool, True at the first step of a document, whose input means nothing; None for none.
+        """
+
+    def __call__(self, inputs: Tensor, reset: Tensor | None) -> Tensor:
+        x: Tensor = super().__call__(inputs, reset)
+        return x
+
+
+class Head(nn.Module, ABC):
+    """A distribution over the target of each step, from the core's outputs."""
+
+    @abstractmethod
+    def losses(self, y: Tensor, targets: Tensor) -> Tensor:
+        """- log p(target) in nats (...) float32, from y (..., D) and targets (...) int64; 0 at IGNORED targets."""
+
+    @abstractmethod
+    def sample(self, y: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+        """Targets (N,) int64 drawn from y (N, D); `generator` is on the CPU."""
 
 
 class LanguageModel(nn.Module):
-    """p(token at t | tokens before t in its document), over one memory core."""
+    """p(target at t | targets before t in its document), over one memory core."""
 
-    def __init__(self, vocabulary_size: int, core: MemoryCore, tied: bool = True, dropout: float = 0.0) -> None:
+    def __init__(self, front_end: FrontEnd, core: MemoryCore, head: Head) -> None:
         super().__init__()
-        self.vocabulary_size = vocabulary_size
+        self.front_end = front_end
         self.core = core
-        self.embedding = nn.Embedding(vocabulary_size, core.d_model)
-        self.beginning = nn.Parameter(torch.empty(core.d_model))
-        """The input at the first step of a document, where there is no token before."""
-        self.dropout = nn.Dropout(dropout)
-        self.norm = nn.LayerNorm(core.d_model)
-        self.softmax = nn.Linear(core.d_model, vocabulary_size)
-        # Unit logits from unit outputs; `embed` scales the shared matrix back to unit inputs.
-        nn.init.normal_(self.embedding.weight, std=core.d_model**-0.5)
-        nn.init.normal_(self.beginning, std=core.d_model**-0.5)
-        nn.init.normal_(self.softmax.weight, std=core.d_model**-0.5)
-        nn.init.zeros_(self.softmax.bias)
-        if tied:
-            self.softmax.weight = self.embedding.weight
+        self.head = head
 
-    def embed(self, inputs: Tensor, reset: Tensor | None) -> Tensor:
-        """Core inputs (..., D) of the tokens before each step (...) int64, and of reset (...) bool."""
-        embedded: Tensor = self.embedding(inputs)
-        if reset is not None:
-            embedded = torch.where(reset[..., None], self.beginning, embedded)
-        x: Tensor = self.dropout(embedded * self.core.d_model**0.5)
-        return x
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
 
-    def logits(self, y: Tensor) -> Tensor:
-        """Core outputs (..., D) -> logits (..., V) float32."""
-        logits: Tensor = self.softmax(self.dropout(self.norm(y)))
-        return logits.float()
+    def forward(self, inputs: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
+        """B rows of T steps at once: inputs (B, T) int64, the target before each step; reset (B, T) bool.
 
-    def forward(self, inputs: Tensor, state: State, reset: Tensor | None = None) -> ModelOutput:
-        """B rows of T steps at once: inputs (B, T) int64, the token before each step; reset (B, T) bool."""
-        core = self.core(self.embed(inputs, reset), state, reset)
-        return ModelOutput(self.logits(core.y), core)
+        `head` says what the outputs y (B, T, D) mean.
+        """
+        return self.core(self.front_end(inputs, reset), state, reset)
+
+    def __call__(self, inputs: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
+        output: CoreOutput = super().__call__(inputs, state, reset)
+        return output
 
 
-def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """The mean of -log p(target) in nats: logits (B, T, V), targets (B, T) int64."""
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+def mean_loss(losses: Tensor, targets: Tensor) -> Tensor:
+    """The mean loss of the targets that are to be predicted; 0 where there are none."""
+    return losses.sum() / (targets != IGNORED).sum().clamp(min=1)
 
 
-def make_model(vocabulary_size: int, core: CoreConfig, model: ModelConfig) -> LanguageModel:
-    """The model an experiment describes, with freshly drawn weights (torch's global generator)."""
-    memory_core = memory_cores.build(core.name, d_model=core.d_model, **core.options)
-    return LanguageModel(vocabulary_size, memory_core, model.tied, model.dropout)
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers by name; what has two names, as a tied matrix has, under its first alone."""
+    own = {name for name, _ in model.named_parameters()}
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - own
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
 
-def load_weights(model: LanguageModel, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into a model; raises InputError naming what does not fit."""
-    expected = model.state_dict()
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights, as `weights_of` gives them, into a model; raises InputError naming what does not fit."""
+    expected = weights_of(model)
     wrong = [
         f"{name}: the weights have {shape(weights, name)}, the model {shape(expected, name)}"
         for name in sorted({*weights, *expected})
@@ -87,7 +116,7 @@ def load_weights(model: LanguageModel, weights: Mapping[str, Tensor]) -> None:
             "the weights do not fit the model; options that change their shapes stay as they were in training\n"
             + "\n".join(wrong[:10])
         )
-    model.load_state_dict(dict(weights))
+    model.load_state_dict(dict(weights), strict=False)
 
 
 def shape(tensors: Mapping[str, Tensor], name: str) -> str:

@@ -4,40 +4,75 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lm.config import ExperimentConfig, TrainConfig
-from lm.corpus import Corpus, prepare
+from lm.corpus import Split, prepare
 from lm.errors import TrainingError
-from lm.evaluation import total_nats
+from lm.evaluation import validation_metrics
 from lm.lanes import Lanes, Segment
-from lm.model import LanguageModel, load_weights, make_model, next_token_loss
+from lm.model import IGNORED, LanguageModel, load_weights, mean_loss, weights_of
 from lm.schedules import learning_rate, update_period
+from lm.text_model import make_model
 
 MAX_SKIPPED_IN_A_ROW = 5
+
+
+Validate = Callable[[LanguageModel], dict[str, float]]
+"""Scores a model on held-out data; metrics by TensorBoard tag."""
+
+
+def make_trainer(config: ExperimentConfig) -> NextTokenTrainer:
+    """The trainer of a text experiment; raises InputError for a corpus that cannot be read or is too short."""
+    torch.set_num_threads(config.train.num_threads)
+    torch.manual_seed(config.train.seed)
+    corpus = prepare(config.data)
+    identity = {
+        "path": "lm",
+        "core": {"name": config.core.name, "d_model": config.core.d_model, **config.core.options},
+        "model": {"tied": config.model.tied},
+        "vocabulary": corpus.vocabulary.description(),
+        "data": {"sha256": corpus.sha256},
+    }
+    return NextTokenTrainer(
+        config.train,
+        make_model(corpus.vocabulary.size, config.core, config.model),
+        corpus.splits["train"],
+        lambda model: validation_metrics(model, corpus, config.train),
+        identity,
+    )
 
 
 class NextTokenTrainer:
     """Trains one language model. `update` is one optimizer step; `state`, `weights` and `load` make a resume."""
 
-    def __init__(self, config: ExperimentConfig) -> None:
-        """Raises InputError for a corpus that cannot be read or is too short."""
-        torch.set_num_threads(config.train.num_threads)
-        torch.manual_seed(config.train.seed)
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: LanguageModel,
+        split: Split,
+        validate: Validate,
+        identity: Mapping[str, Any],
+    ) -> None:
+        """A trainer of `model` on `split`; `identity` is JSON data that a checkpoint must agree with.
+
+        Raises InputError for a split that is too short.
+        """
         self.config = config
-        self.total_steps = config.train.total_steps
+        self.total_steps = config.total_steps
         self.step_count = self.update_count = 0
         self.skipped_updates = self.skipped_in_a_row = 0
-        self.corpus: Corpus = prepare(config.data)
-        self.lanes = Lanes(self.corpus.splits["train"], config.train.batch_size, config.train.segment_length)
-        self.model = make_model(self.corpus.vocabulary.size, config.core, config.model).train()
-        self.core_state = self.model.core.initial_state(config.train.batch_size)
-        self.optimizer = make_optimizer(self.model, config.train)
-        self.average = None if config.train.ema_decay is None else parameters_of(self.model)
+        self.lanes = Lanes(split, config.batch_size, config.segment_length)
+        self.validate = validate
+        self.identity = dict(identity)
+        self.model = model.train()
+        self.core_state = model.core.initial_state(config.batch_size)
+        self.optimizer = make_optimizer(model, config)
+        self.average = None if config.ema_decay is None else parameters_of(model)
 
     def update(self) -> dict[str, float]:
         """One optimizer step on the next segments of every lane; returns metrics by TensorBoard tag.
@@ -45,7 +80,7 @@ class NextTokenTrainer:
         An update whose loss or gradient is not finite changes neither weights nor memory; several in a row raise
         TrainingError.
         """
-        train = self.config.train
+        train = self.config
         rate = learning_rate(train.learning_rate, self.step_count, self.total_steps)
         period = update_period(train.update_period, self.step_count)
         for group in self.optimizer.param_groups:
@@ -77,21 +112,27 @@ class NextTokenTrainer:
             "data/epochs": self.lanes.epochs,
         }
         if self.update_count % train.evaluation_interval == 0:
-            metrics |= self._validation_metrics()
+            with averaged(self.model, self.average):
+                metrics |= self.validate(self.model)
         return metrics
 
     def _backward(self, segment: Segment, period: int) -> dict[str, Tensor]:
         """Add the gradient of one of `period` segments; returns its losses and metrics."""
-        device = self.model.embedding.weight.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.config.train.precision == "bfloat16"):
+        bfloat16 = self.config.precision == "bfloat16"
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=bfloat16):
             output = self.model(segment.inputs, self.core_state, segment.reset)
-        self.core_state = output.core.state
-        next_token = next_token_loss(output.logits, segment.targets)
-        loss = next_token + sum(output.core.losses.values())
-        (loss / period).backward()
+            losses = self.model.head.losses(output.y, segment.targets)
+        self.core_state = output.state
+        next_token = mean_loss(losses, segment.targets)
+        core_loss = sum(output.losses.values(), next_token.new_zeros(()))
+        loss = next_token + core_loss
+        # Without a target the weights before the core's outputs keep no gradient, and AdamW leaves them as they are.
+        learned = loss if (segment.targets != IGNORED).any() else core_loss
+        if learned.requires_grad:
+            torch.autograd.backward(learned / period)
         metrics = {"loss/total": loss, "loss/next_token": next_token}
-        metrics |= {f"loss/core_{name}": value for name, value in output.core.losses.items()}
-        metrics |= {f"core/{name}": value for name, value in output.core.metrics.items()}
+        metrics |= {f"loss/core_{name}": value for name, value in output.losses.items()}
+        metrics |= {f"core/{name}": value for name, value in output.metrics.items()}
         return {tag: value.detach() for tag, value in metrics.items()}
 
     def _count_skipped(self, loss: float, gradient_norm: float) -> None:
@@ -105,35 +146,17 @@ class NextTokenTrainer:
 
     @torch.no_grad()
     def _average_weights(self) -> None:
-        if self.average is not None and self.config.train.ema_decay is not None:
+        if self.average is not None and self.config.ema_decay is not None:
             for name, parameter in self.model.named_parameters():
-                self.average[name].lerp_(parameter, 1 - self.config.train.ema_decay)
-
-    def _validation_metrics(self) -> dict[str, float]:
-        train, split = self.config.train, self.corpus.splits["validation"]
-        with averaged(self.model, self.average):
-            nats = total_nats(self.model, split, train.batch_size, limit=train.evaluation_tokens)
-        tokens = split.tokens[: train.evaluation_tokens]
-        return {
-            "validation/nats_per_token": nats / len(tokens),
-            "validation/bits_per_byte": nats / math.log(2) / self.corpus.vocabulary.count_bytes(tokens),
-        }
+                self.average[name].lerp_(parameter, 1 - self.config.ema_decay)
 
     def weights(self) -> dict[str, Tensor]:
         """The model's parameters and buffers."""
-        return dict(self.model.state_dict())
+        return weights_of(self.model)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be loaded here."""
-        core = self.config.core
-        return {
-            "path": "lm",
-            "core": {"name": core.name, "d_model": core.d_model, **core.options},
-            "model": {"tied": self.config.model.tied},
-            "vocabulary": self.corpus.vocabulary.description(),
-            "data": {"sha256": self.corpus.sha256},
-            "train": {"batch_size": self.config.train.batch_size},
-        }
+        return {**self.identity, "train": {"batch_size": self.config.batch_size}}
 
     def state(self) -> dict[str, Any]:
         """Everything besides the weights that the rest of the run depends on: plain data and tensors."""
@@ -197,9 +220,6 @@ def averaged(model: LanguageModel, average: Mapping[str, Tensor] | None) -> Iter
         model.load_state_dict(own, strict=False)
 
 
-def evaluated_weights(weights: Mapping[str, Tensor], state: Mapping[str, Any], tied: bool) -> dict[str, Tensor]:
+def evaluated_weights(weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights of a checkpoint that evaluation and generation use: the moving average where there is one."""
-    average = dict(state["average"] or {})
-    if average and tied:
-        average["softmax.weight"] = average["embedding.weight"]
-    return {**weights, **average}
+    return {**weights, **(state["average"] or {})}

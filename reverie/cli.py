@@ -95,9 +95,9 @@ def make_trainer(config: Experiment) -> Trainer:
     import lm.config
 
     if isinstance(config, lm.config.ExperimentConfig):
-        from lm.trainer import NextTokenTrainer
+        from lm import trainer
 
-        return NextTokenTrainer(config)
+        return trainer.make_trainer(config)
     from agents.trainer import ImpalaTrainer
 
     return ImpalaTrainer(config)
@@ -142,6 +142,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def generate(arguments: argparse.Namespace) -> int:
     """Print what the newest checkpoint of a language model writes after a prompt, as it is written."""
+    from lm.model import Sampling
     from reverie import language_model
 
     return language_model.generate(
@@ -149,9 +150,7 @@ def generate(arguments: argparse.Namespace) -> int:
         arguments.overrides,
         arguments.prompt,
         arguments.tokens,
-        arguments.temperature,
-        arguments.top_k,
-        arguments.top_p,
+        Sampling(arguments.temperature, arguments.top_k, arguments.top_p),
         arguments.seed,
     )
 

@@ -20,8 +20,9 @@ from torch import Tensor
 import lm.config
 from lm.evaluation import Evaluation
 from lm.evaluation import evaluate as score
-from lm.generation import generate as sample
-from lm.model import load_weights, make_model
+from lm.generation import generate as write
+from lm.model import Sampling, load_weights
+from lm.text_model import make_model
 from lm.trainer import evaluated_weights
 from lm.vocabulary import Vocabulary, described
 from reverie.config import load_experiment
@@ -71,9 +72,7 @@ def generate(
     overrides: Sequence[str],
     prompt: str,
     num_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float,
+    sampling: Sampling,
     seed: int,
 ) -> int:
     """Print the prompt and what the newest checkpoint of a run writes after it, token by token."""
@@ -86,7 +85,7 @@ def generate(
     tokens = trained.vocabulary.encode(raw, "--prompt")
     start = torch.tensor(tokens.tolist(), dtype=torch.int64)
     print(raw.decode(errors="replace"), end="", flush=True)
-    written = sample(model, start, num_tokens, temperature, top_k, top_p, seed)
+    written = (word.token for word in write(model, start, num_tokens, sampling, seed))
     for text in _texts(written, trained.vocabulary):
         print(_printable(text) if sys.stdout.isatty() else text, end="", flush=True)
     print()
@@ -114,7 +113,7 @@ def _trained(run: Path, config: lm.config.ExperimentConfig) -> Trained:
     found = newest_checkpoint(run)
     if found.fingerprint.get("path") != "lm":
         raise UserError(f"{found.path}: is not the checkpoint of a language model")
-    weights = evaluated_weights(found.weights, found.state["trainer"], config.model.tied)
+    weights = evaluated_weights(found.weights, found.state["trainer"])
     return Trained(found.step, described(found.fingerprint["vocabulary"]), weights)
 
 

@@ -17,7 +17,8 @@ from lm.config import CoreConfig, ModelConfig
 from lm.corpus import Split, prepare
 from lm.errors import InputError
 from lm.evaluation import Evaluation, document_batches, evaluate, total_nats
-from lm.model import LanguageModel, make_model
+from lm.model import LanguageModel, weights_of
+from lm.text_model import make_model
 from tests.lm.synthetic import OPTIONS, Experiment
 
 LENGTHS = (23, 1, 40, 11, 17)
@@ -47,8 +48,8 @@ def oracle(model: LanguageModel, split: Split) -> float:
         tokens = torch.from_numpy(document.astype(np.int64))[None]
         reset = torch.zeros(tokens.shape, dtype=torch.bool)
         reset[0, 0] = True
-        logits = model(tokens.roll(1), model.core.initial_state(1), reset).logits
-        total -= float(logits.double().log_softmax(-1).gather(-1, tokens[..., None]).sum())
+        y = model(tokens.roll(1), model.core.initial_state(1), reset).y
+        total -= float(model.head.logits(y).double().log_softmax(-1).gather(-1, tokens[..., None]).sum())
     return total
 
 
@@ -86,7 +87,7 @@ def test_a_uniform_model_costs_the_logarithm_of_its_vocabulary(experiment: Exper
     config = experiment("lstm")
     vocabulary = prepare(config.data).vocabulary
     model = make_model(vocabulary.size, config.core, config.model)
-    weights = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    weights = {name: torch.zeros_like(tensor) for name, tensor in weights_of(model).items()}
     result = evaluate(config, vocabulary, weights, "test")
     text = "".join(path.read_text() for path in sorted((Path(config.data.path) / "test").iterdir()))
     bits = math.log2(vocabulary.size) * len(text)
@@ -100,7 +101,7 @@ def test_a_uniform_model_costs_the_logarithm_of_its_vocabulary(experiment: Exper
 def test_memory_at_evaluation_may_be_longer_than_in_training(experiment: Experiment) -> None:
     config = experiment("transformer_xl")
     vocabulary = prepare(config.data).vocabulary
-    weights = make_model(vocabulary.size, config.core, config.model).state_dict()
+    weights = weights_of(make_model(vocabulary.size, config.core, config.model))
     longer = dataclasses.replace(config, core=CoreConfig("transformer_xl", 16, {"memory_length": 64, "num_heads": 2}))
     short, long = (evaluate(c, vocabulary, weights).nats for c in (config, longer))
     assert short != long

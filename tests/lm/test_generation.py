@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import memory_cores
-from lm.generation import TokenStream, generate, sampling_probabilities
+from lm.generation import TokenStream, generate
+from lm.model import Sampling
+from lm.softmax import sampling_probabilities
 from tests.lm.test_evaluation import sharp_model
 
 
@@ -20,11 +22,13 @@ def test_streaming_gives_the_log_probabilities_of_the_parallel_pass(core: str, p
     reset = torch.zeros(tokens.shape, dtype=torch.bool)
     reset[:, 0] = True
     with torch.no_grad():
-        parallel = model(tokens.roll(1, dims=1), model.core.initial_state(2), reset).logits.log_softmax(-1)
+        y = model(tokens.roll(1, dims=1), model.core.initial_state(2), reset).y
+        parallel = model.head.log_probabilities(y)
     stream = TokenStream(model, batch_size=2)
     steps = [stream.read(tokens[:, :prompt_length])]
     steps += [stream.step(tokens[:, t]) for t in range(prompt_length, 39)]
-    streamed = torch.stack(steps, dim=1).log_softmax(-1)
+    with torch.no_grad():
+        streamed = model.head.log_probabilities(torch.stack(steps, dim=1))
     torch.testing.assert_close(streamed, parallel[:, prompt_length:], atol=1e-4, rtol=0)
 
 
@@ -37,7 +41,7 @@ def test_streaming_gives_the_log_probabilities_of_the_parallel_pass(core: str, p
 def test_filtering_keeps_the_likeliest_tokens_in_proportion(
     logits: list[float], temperature: float, top_k: int | None, top_p: float
 ) -> None:
-    kept = sampling_probabilities(torch.tensor([logits]), temperature, top_k, top_p)[0].double()
+    kept = sampling_probabilities(torch.tensor([logits]), Sampling(temperature, top_k, top_p))[0].double()
     weights = (torch.tensor(logits).double() / temperature).softmax(0)
     order = weights.argsort(descending=True, stable=True).tolist()[:top_k]
     total = sum(float(weights[token]) for token in order)
@@ -58,20 +62,33 @@ def test_filtering_keeps_the_likeliest_tokens_in_proportion(
 def test_temperature_zero_is_the_likeliest_token_and_a_seed_repeats() -> None:
     model = sharp_model("lstm")
     prompt = torch.tensor([3, 1, 4])
-    greedy = list(generate(model, prompt, 12, temperature=0))
-    assert greedy == list(generate(model, prompt, 12, top_k=1, seed=5))
-    assert greedy == list(generate(model, prompt, 12, temperature=1e-300))
-    first, second, other = (list(generate(model, prompt[:0], 30, seed=seed)) for seed in (7, 7, 8))
+    greedy = list(generate(model, prompt, 12, Sampling(0)))
+    assert greedy == list(generate(model, prompt, 12, Sampling(top_k=1), seed=5))
+    assert greedy == list(generate(model, prompt, 12, Sampling(1e-300)))
+    first, second, other = (list(generate(model, prompt[:0], 30, Sampling(), seed)) for seed in (7, 7, 8))
     assert first == second
     assert first != other
     assert len(first) == 30
-    assert set(first) <= set(range(11))
+    assert {written.token for written in first} <= set(range(11))
+
+
+def test_what_was_written_has_the_log_probability_that_the_parallel_pass_gives_it() -> None:
+    model = sharp_model("transformer_xl")
+    prompt = torch.tensor([3, 1, 4])
+    written = list(generate(model, prompt, 20, Sampling(temperature=2.0, top_k=4)))
+    tokens = torch.cat([prompt, torch.tensor([w.token for w in written])])[None]
+    reset = torch.zeros(tokens.shape, dtype=torch.bool)
+    reset[0, 0] = True
+    with torch.no_grad():
+        losses = model.head.losses(model(tokens.roll(1), model.core.initial_state(1), reset).y, tokens)
+    assert [w.log_probability for w in written] == pytest.approx((-losses[0, 3:]).tolist(), abs=1e-4)
 
 
 def test_samples_follow_the_probabilities() -> None:
     model = sharp_model("lstm")
-    expected = TokenStream(model, 1).read(torch.zeros(1, 0, dtype=torch.int64)).softmax(-1)[0]
-    draws = torch.tensor([next(generate(model, torch.zeros(0, dtype=torch.int64), 1, seed=s)) for s in range(2000)])
+    nothing = torch.zeros(0, dtype=torch.int64)
+    expected = model.head.log_probabilities(TokenStream(model, 1).read(nothing[None])).detach().exp()[0]
+    draws = torch.tensor([next(generate(model, nothing, 1, Sampling(), seed)).token for seed in range(2000)])
     frequencies = draws.bincount(minlength=11) / len(draws)
     assert float((frequencies - expected).abs().max()) < 0.05
 
@@ -79,4 +96,4 @@ def test_samples_follow_the_probabilities() -> None:
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(-1, None, 1), (1, 0, 1), (1, None, 0), (1, None, 1.1)])
 def test_settings_out_of_bounds_are_refused(temperature: float, top_k: int | None, top_p: float) -> None:
     with pytest.raises(ValueError, match="expected temperature"):
-        sampling_probabilities(torch.zeros(1, 3), temperature, top_k, top_p)
+        Sampling(temperature, top_k, top_p)
