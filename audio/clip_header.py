@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 MAX_CHANNELS = 8
 MIN_RATE, MAX_RATE = 1_000, 768_000
@@ -112,7 +112,7 @@ def read_flac_header(file: BinaryIO) -> Header:
     return Header(rate, channels, frames, f"PCM_{depth}", md5=b"" if md5 == bytes(16) else md5).checked()
 
 
-def _unpack(layout: str, raw: bytes, what: str) -> tuple[int, ...]:
+def _unpack(layout: str, raw: bytes, what: str) -> tuple[Any, ...]:
     if len(raw) < struct.calcsize(layout):
         raise ClipError(f"ends inside {what}")
     return struct.unpack(layout, raw)

@@ -58,7 +58,7 @@ class AudioCorpus:
 
     def description(self) -> dict[str, Any]:
         """JSON data that says what a code of a model trained on this means."""
-        return {"quantiser": self.quantiser.name, "rate": self.rate, "gain": self.gain}
+        return {"name": self.quantiser.name, "rate": self.rate, "gain": self.gain}
 
 
 def prepare(config: DataConfig, gain: float | None = None) -> AudioCorpus:

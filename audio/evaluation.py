@@ -48,11 +48,13 @@ def evaluate(
 
     Raises InputError if the codes would mean something else, the split is missing, or the weights do not fit.
     """
-    asked = {"quantiser": config.data.quantiser, "rate": config.data.sample_rate}
+    asked = {"name": config.data.quantiser, "rate": config.data.sample_rate}
     for name, value in asked.items():
         if trained[name] != value:
             raise InputError(f"the model was trained with {name} {trained[name]}, the configuration asks for {value}")
-    corpus = prepare(config.data, gain=float(trained["gain"]))
+    corpus = prepare(config.data)
+    if corpus.gain != trained["gain"]:
+        corpus = prepare(config.data, float(trained["gain"]))
     if split not in corpus.splits:
         raise InputError(f"{config.data.path}: has no {split} split; it has {', '.join(corpus.splits)}")
     model = make_model(corpus.quantiser, config.core, config.model)

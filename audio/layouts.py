@@ -162,11 +162,7 @@ def _speechcommands(root: Path, config: DataConfig) -> list[Source]:
     if missing:
         raise InputError(f"data.words: {root} has no folder {', '.join(missing)}; it has {', '.join(folders)}")
     words = config.words or tuple(folders)
-    paths = {
-        path.relative_to(root).as_posix(): path
-        for word in words
-        for path in _clips(root / word, config.formats)
-    }
+    paths = {path.relative_to(root).as_posix(): path for word in words for path in _clips(root / word, config.formats)}
     held_out: dict[str, str] = {}
     for name, split in (("validation_list.txt", "validation"), ("testing_list.txt", "test")):
         if (root / name).exists():
@@ -178,9 +174,7 @@ def _speechcommands(root: Path, config: DataConfig) -> list[Source]:
     else:
         shares = SplitConfig(config.split.train, config.split.validation, 0.0)
         splits = dict(zip(rest, spread(len(rest), shares), strict=True))
-    return [
-        _command(split, paths.get(name, root / name), name) for name, split in {**splits, **held_out}.items()
-    ]
+    return [_command(split, paths.get(name, root / name), name) for name, split in {**splits, **held_out}.items()]
 
 
 def _command(split: str, path: Path, name: str) -> Source:

@@ -68,9 +68,10 @@ class LogisticMixtureHead(Head):
         """Raises ValueError for top_k and top_p, which mean nothing to a density."""
         if sampling.top_k is not None or sampling.top_p < 1:
             raise ValueError("top_k and top_p are for models of codes; a mixture of logistics takes a temperature")
-        mixture = self.mixture(y)
-        parts = (part.cpu() for part in (mixture.logits, mixture.means, mixture.log_scales))
-        return LogisticMixture(*parts, self.levels).sample(sampling.temperature, generator)
+        logits, means, log_scales, levels = self.mixture(y)
+        return LogisticMixture(logits.cpu(), means.cpu(), log_scales.cpu(), levels).sample(
+            sampling.temperature, generator
+        )
 
 
 def make_model(quantiser: Quantiser, core: CoreConfig, model: ModelConfig) -> LanguageModel:

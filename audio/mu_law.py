@@ -44,7 +44,8 @@ def error_bound(samples: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 def _levels() -> NDArray[np.float32]:
     companded = 2 * np.arange(CODES) / MU - 1
-    return (np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU).astype(np.float32)
+    levels = np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU
+    return np.asarray(levels, dtype=np.float32)
 
 
 _LEVELS = _levels()

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -105,7 +105,7 @@ def torchaudio_module() -> Any:
     return module
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> io.BufferedReader:
     """The file, if it is a regular one; opening never waits for a FIFO's writer."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -117,7 +117,7 @@ def _opened(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def _decoded(file: BinaryIO, size: int, suffix: str) -> tuple[NDArray[np.float32], int]:
+def _decoded(file: io.BufferedReader, size: int, suffix: str) -> tuple[NDArray[np.float32], int]:
     """(N, channels) float32 and the rate."""
     if suffix == "wav":
         header = read_wav_header(file, size)
@@ -152,7 +152,7 @@ def _bits(header: Header) -> int:
     return int(header.subtype.removeprefix("PCM_"))
 
 
-def _soundfile_read(file: BinaryIO, dtype: str, **layout: Any) -> NDArray[Any]:
+def _soundfile_read(file: io.BufferedIOBase, dtype: str, **layout: Any) -> NDArray[Any]:
     try:
         frames, _ = soundfile.read(file, dtype=dtype, always_2d=True, **layout)
     except (soundfile.SoundFileError, RuntimeError) as error:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from lm.model import LanguageModel, Sampling
 
+READ_LENGTH = 512
+"""Steps of a prompt that are read at once."""
+
 
 class Written(NamedTuple):
     """One token that was written."""
@@ -48,9 +51,12 @@ class TokenStream:
         inputs = torch.cat([tokens.new_zeros(self.batch_size, 1), tokens], dim=1)
         reset = torch.zeros(inputs.shape, dtype=torch.bool, device=inputs.device)
         reset[:, 0] = True
-        core = self.model(inputs, self.model.core.initial_state(self.batch_size), reset)
-        self.stream.load(core.state)
-        return core.y[:, -1]
+        state = self.model.core.initial_state(self.batch_size)
+        for start in range(0, inputs.shape[1], READ_LENGTH):
+            piece = slice(start, start + READ_LENGTH)
+            y, state = self.model(inputs[:, piece], state, reset[:, piece])[:2]
+        self.stream.load(state)
+        return y[:, -1]
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:

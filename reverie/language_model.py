@@ -63,7 +63,7 @@ def evaluate(run: Path, overrides: Sequence[str], split: str | None, as_json: bo
         rows.append([" ".join(words) or AS_TRAINED, *_cells(result)])
     if not as_json:
         header = ["memory and data", "nats/token", "bits/byte", "bits/character", "perplexity/word"]
-        _print_table([header, *rows])
+        print_table([header, *rows])
     return 0
 
 
@@ -137,7 +137,8 @@ def _cells(result: Evaluation) -> list[str]:
     ]
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -14,7 +14,8 @@ MAY_IMPORT = {
     "envs": {"envs"},
     "agents": {"agents", "envs", "memory_cores"},
     "lm": {"lm", "memory_cores"},
-    "reverie": {"reverie", "agents", "envs", "lm", "memory_cores"},
+    "audio": {"audio", "lm", "memory_cores"},
+    "reverie": {"reverie", "agents", "envs", "lm", "audio", "memory_cores"},
 }
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 

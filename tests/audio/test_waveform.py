@@ -67,8 +67,18 @@ def test_ogg_is_read_only_where_it_is_asked_for(tmp_path: Path) -> None:
         waveform.read(path, formats=("ogg",))
 
 
-def wav(data: bytes = bytes(200), *, tag: int = 1, channels: int = 1, rate: int = RATE, bits: int = 16,
-        riff: int | None = None, size: int | None = None, align: int | None = None, extra: bytes = b"") -> bytes:  # fmt: skip
+def wav(
+    data: bytes = bytes(200),
+    *,
+    tag: int = 1,
+    channels: int = 1,
+    rate: int = RATE,
+    bits: int = 16,
+    riff: int | None = None,
+    size: int | None = None,
+    align: int | None = None,
+    extra: bytes = b"",
+) -> bytes:
     """A WAV file, each field of which can be made to lie."""
     align = channels * bits // 8 if align is None else align
     form = struct.pack("<HHIIHH", tag, channels, rate, rate * align % 2**32, align % 2**16, bits)
