@@ -21,7 +21,7 @@ from audio.generation import Generated, generate
 from audio.statistics import RunawayNoise, describe
 from audio.waveform import Samples
 from lm.errors import InputError
-from lm.evaluation import CALL_LENGTH, batch_losses
+from lm.evaluation import outputs
 from lm.lanes import as_int64
 from lm.model import LanguageModel, Sampling
 from lm.trainer import NextTokenTrainer, averaged
@@ -132,8 +132,8 @@ class Listener:
         split = self.corpus.splits["validation"]
         costs = []
         for document in self.documents:
-            losses = torch.cat([part[0] for part in batch_losses(model, split, [document], CALL_LENGTH)])
-            costs.append(float(losses[self.num_prompt :].double().mean()) / math.log(2))
+            parts = [model.head.losses(y, targets)[0] for _, targets, y in outputs(model, split, [document])]
+            costs.append(float(torch.cat(parts)[self.num_prompt :].double().mean()) / math.log(2))
         return costs
 
     def _figures(self, codes: NDArray[Any], bits_per_sample: float) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -28,16 +29,68 @@ class SplitConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class WordCounts:
+    """The number of words of each split; null is as many as are counted in it."""
+
+    train: Count | None = None
+    validation: Count | None = None
+    test: Count | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    """Which text: one file, cut by `split`, or a folder with train/, validation/ and maybe test/ of .txt files."""
+    """Which text, and what its tokens are; `lm/documents.py` lists the layouts."""
 
     path: Annotated[str, Field(min_length=1, max_length=4096)]
-    tokens: Literal["bytes", "characters"] = "bytes"
+    """One file or a folder of files without splits, cut by `split`; or a folder with splits."""
+    tokens: Literal["bytes", "characters", "words", "subwords"] = "bytes"
     split: SplitConfig = field(default_factory=SplitConfig)
     cache: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """Folder of the prepared token files; null is reverie/corpora in the user's cache folder."""
+    vocabulary_size: Size | None = None
+    """Of words: the most there may be, null is no bound. Of sub-words: 257 or more, null is 8192."""
+    min_count: Count = 1
+    """How often a word must occur in the train split to be in the vocabulary; else it is <unk>."""
+    words: WordCounts = field(default_factory=WordCounts)
+    """The published numbers of words of the splits, where perplexity is to be counted with them."""
     origin: str = ""
     """How to get the text, for the message where it is missing."""
+
+    def problems(self) -> list[str]:
+        """What is wrong across fields, each message naming the path of the field."""
+        size, problems = self.vocabulary_size, []
+        if size is not None and self.tokens not in ("words", "subwords"):
+            problems.append(f"data.vocabulary_size: is for words and subwords, data.tokens is {self.tokens!r}")
+        elif size is not None and self.tokens == "words" and size < 3:
+            problems.append(f"data.vocabulary_size: expected 3 or more, for <unk>, <eos> and a word, got {size}")
+        elif size is not None and self.tokens == "subwords" and size < 257:
+            problems.append(f"data.vocabulary_size: expected 257 or more, the bytes and a sub-word, got {size}")
+        if self.min_count > 1 and self.tokens != "words":
+            problems.append(f"data.min_count: is for words, data.tokens is {self.tokens!r}")
+        return problems
+
+
+@dataclass(frozen=True, config=STRICT)
+class TaskConfig:
+    """A synthetic task in place of a text; `lm/tasks.py` says what each is."""
+
+    task: Literal["copy", "reverse", "sorting", "duplication"]
+    length: Size = 512
+    """Symbols of a question."""
+    symbols: Annotated[int, Field(ge=2, le=2**15)] | None = None
+    """Different symbols; null is what the task's authors take."""
+    train_sequences: Count = 8000
+    validation_sequences: Count = 800
+    test_sequences: Count = 800
+    seed: Seed = 1
+    """Of the questions."""
+
+    def problems(self) -> list[str]:
+        """What is wrong across fields, each message naming the path of the field."""
+        sequences = self.train_sequences + self.validation_sequences + self.test_sequences
+        if sequences * (2 * self.length + (self.symbols or 0)) <= 2**31:
+            return []
+        return [f"data.length: {sequences} sequences of {self.length} symbols are more than is kept in memory"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -50,11 +103,23 @@ class CoreConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class AdaptiveConfig:
+    """Bands of tokens, the commonest first (Grave et al., 1609.04309; Baevski & Auli, 1809.10853)."""
+
+    cutoffs: Annotated[list[Size], Field(min_length=1, max_length=16)]
+    """The first token of each band after the first, ascending."""
+    factor: Annotated[int, Field(ge=1, le=64)] = 4
+    """By which the width shrinks from band to band."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """What stands around the core."""
 
     tied: bool = True
-    """Whether the softmax shares the embedding's matrix (Press & Wolf, 1608.05859)."""
+    """Whether the softmax shares the embedding's matrices (Press & Wolf, 1608.05859)."""
+    adaptive: AdaptiveConfig | None = None
+    """Narrower embeddings for rarer tokens, in the softmax and the inputs; null gives all tokens the core's width."""
     dropout: Probability = 0.0
     """Of the embeddings and of the core's outputs."""
 
@@ -122,9 +187,9 @@ class RunConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ExperimentConfig:
-    """One runnable experiment."""
+    """One runnable experiment, on a text or on a task."""
 
-    data: DataConfig
+    data: DataConfig | TaskConfig
     core: CoreConfig
     train: TrainConfig
     run: RunConfig
@@ -132,10 +197,33 @@ class ExperimentConfig:
 
     def problems(self) -> list[str]:
         """What is wrong across fields, each message naming the path of the field."""
+        problems = self.data.problems()
         rate, total = self.train.learning_rate, self.train.total_steps
         if isinstance(rate, ScheduleConfig) and rate.warmup_steps >= total:
-            return [
+            problems.append(
                 f"train.learning_rate.warmup_steps: {rate.warmup_steps} is not below train.total_steps = {total}; "
                 "both count tokens"
-            ]
-        return []
+            )
+        adaptive = self.model.adaptive
+        if adaptive is not None and any(a >= b for a, b in itertools.pairwise(adaptive.cutoffs)):
+            problems.append(f"model.adaptive.cutoffs: expected ascending numbers, got {adaptive.cutoffs}")
+        if adaptive is not None and self.core.d_model // adaptive.factor ** len(adaptive.cutoffs) < 1:
+            problems.append(
+                f"model.adaptive.factor: the last band would have no width: core.d_model = {self.core.d_model} over "
+                f"{adaptive.factor} ** {len(adaptive.cutoffs)}"
+            )
+        return problems
+
+
+@dataclass(frozen=True, config=STRICT)
+class TextExperimentConfig(ExperimentConfig):
+    """An experiment on a text."""
+
+    data: DataConfig
+
+
+@dataclass(frozen=True, config=STRICT)
+class TaskExperimentConfig(ExperimentConfig):
+    """An experiment on a synthetic task."""
+
+    data: TaskConfig

@@ -13,9 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +25,13 @@ from numpy.typing import NDArray
 from lm.config import DataConfig
 from lm.documents import SPLITS, Document, find_documents
 from lm.errors import InputError
-from lm.vocabulary import ByteVocabulary, CharacterVocabulary, Tokens, Vocabulary, decode_utf8, described
+from lm.prepared import MANIFEST, cache_root, file_sha256, making, open_numbers, read_manifest
+from lm.vocabularies import described, make_vocabulary
+from lm.vocabulary import Tokens, Vocabulary
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+FORMAT = 2
 PIECE = 2**24
-"""Bytes searched for words, or characters for a vocabulary, at a time."""
+"""Bytes searched for words at a time."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +50,8 @@ class Split:
     """Runs of bytes that are not ASCII white space."""
     sha256: str
     """Of the tokens."""
+    scored: NDArray[np.bool_] | None = None
+    """(N,), which tokens are to be predicted; None is all."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def prepare(config: DataConfig, vocabulary: Vocabulary | None = None) -> Corpus:
     """
     try:
         documents = find_documents(config)
-        digests = {path: _sha256(path) for path in dict.fromkeys(document.path for document in documents)}
+        digests = {path: file_sha256(path) for path in dict.fromkeys(document.path for document in documents)}
         folder = _place(config, documents, digests, vocabulary)
         corpus = _open(folder)
         if corpus is None:
@@ -84,22 +85,20 @@ def prepare(config: DataConfig, vocabulary: Vocabulary | None = None) -> Corpus:
     return corpus
 
 
-def cache_folder(config: DataConfig) -> Path:
-    """Where prepared corpora lie."""
-    if config.cache is not None:
-        return Path(config.cache)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reverie" / "corpora"
-
-
 def _place(
     config: DataConfig, documents: Sequence[Document], digests: dict[Path, str], vocabulary: Vocabulary | None
 ) -> Path:
     identity = {
         "format": FORMAT,
         "documents": [[d.split, digests[d.path], d.start, d.stop] for d in documents],
-        "vocabulary": vocabulary.description() if vocabulary is not None else {"tokens": config.tokens},
+        "vocabulary": vocabulary.description() if vocabulary is not None else _settings(config),
     }
-    return cache_folder(config) / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    return cache_root(config.cache) / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+
+def _settings(config: DataConfig) -> dict[str, Any]:
+    """What a vocabulary is made by, beside the documents."""
+    return {"tokens": config.tokens, "size": config.vocabulary_size, "min_count": config.min_count}
 
 
 def _open(folder: Path) -> Corpus | None:
@@ -107,7 +106,7 @@ def _open(folder: Path) -> Corpus | None:
     if not folder.exists():
         return None
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = read_manifest(folder)
         vocabulary = described(manifest["vocabulary"])
         splits = {name: _open_split(folder, name, entry) for name, entry in manifest["splits"].items()}
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -118,10 +117,7 @@ def _open(folder: Path) -> Corpus | None:
 
 
 def _open_split(folder: Path, name: str, entry: dict[str, Any]) -> Split:
-    path = folder / f"{name}.bin"
-    if _sha256(path) != entry["sha256"]:
-        raise ValueError(f"{path.name} is not what its manifest says")
-    tokens = np.memmap(path, np.dtype(entry["dtype"]), "r")
+    tokens = open_numbers(folder / f"{name}.bin", entry["dtype"], entry["sha256"])
     starts = np.array(entry["starts"], dtype=np.int64)
     return Split(name, tokens, starts, entry["bytes"], entry["words"], entry["sha256"])
 
@@ -135,18 +131,15 @@ def _make(
 ) -> None:
     """Prepare a corpus beside its place and rename it into it."""
     if vocabulary is None:
-        vocabulary = ByteVocabulary() if config.tokens == "bytes" else _characters_of(documents)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-", ignore_cleanup_errors=True) as name:
-        temporary = Path(name) / folder.name
-        temporary.mkdir()
+        vocabulary = make_vocabulary(config, documents)
+    with making(folder) as temporary:
         splits = {
             split: _write_split(temporary / f"{split}.bin", [d for d in documents if d.split == split], vocabulary)
             for split in SPLITS
             if any(d.split == split for d in documents)
         }
         for path, digest in digests.items():
-            if _sha256(path) != digest:
+            if file_sha256(path) != digest:
                 raise InputError(f"{path}: changed while it was read")
         manifest = {
             "format": FORMAT,
@@ -158,11 +151,6 @@ def _make(
             "splits": splits,
         }
         (temporary / MANIFEST).write_text(json.dumps(manifest))
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.exists():  # else another process has prepared the same meanwhile
-                raise
 
 
 def _write_split(path: Path, documents: Sequence[Document], vocabulary: Vocabulary) -> dict[str, Any]:
@@ -174,16 +162,19 @@ def _write_split(path: Path, documents: Sequence[Document], vocabulary: Vocabula
             raw = document.read()
             tokens = vocabulary.encode(raw, str(document.path), document.start).astype(dtype, copy=False)
             file.write(tokens.tobytes())
-            starts.append(count)
+            if len(tokens):
+                starts.append(count)
             count += len(tokens)
             num_bytes += len(raw)
             num_words += count_words(raw)
+    if not count:
+        raise InputError(f"{documents[0].path}: holds nothing but white space, so the {path.stem} split has no token")
     return {
         "tokens": count,
         "bytes": num_bytes,
         "words": num_words,
         "dtype": dtype.str,
-        "sha256": _sha256(path),
+        "sha256": file_sha256(path),
         "starts": starts,
     }
 
@@ -200,23 +191,8 @@ def count_words(raw: bytes) -> int:
     return words
 
 
-def _characters_of(documents: Sequence[Document]) -> CharacterVocabulary:
-    """The characters of all splits: a held-out one that training lacks gets a number too, so none is unknown."""
-    characters: set[str] = set()
-    for document in documents:
-        text = decode_utf8(document.read(), str(document.path), document.start)
-        for start in range(0, len(text), PIECE):
-            characters.update(text[start : start + PIECE])
-    return CharacterVocabulary("".join(sorted(characters)))
-
-
 def _warn_of_equal_splits(corpus: Corpus) -> None:
     train = corpus.splits["train"]
     for split in corpus.splits.values():
         if split is not train and split.sha256 == train.sha256:
             logger.warning("the %s split is the same text as the train split", split.name)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

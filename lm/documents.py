@@ -1,4 +1,13 @@
-"""Where the documents of a corpus lie: the layouts of its source."""
+"""Where the documents of a corpus lie: the layouts of its source.
+
+    a file                                      cut by data.split: enwik8, tiny Shakespeare
+    train/*.txt, validation/*.txt, test/*.txt   one document a file: PG-19
+    wiki.{train,valid,test}.tokens              one document a split: WikiText-103
+    {train,valid or validation,test}.txt        one document a split
+    *.txt                                       one document a file, cut by data.split in the order of their names
+
+A test split may be missing where it is not cut.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +16,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-from lm.config import DataConfig, SplitConfig
+from lm.config import DataConfig
 from lm.errors import InputError
 
 SPLITS = ("train", "validation", "test")
+LAYOUTS = "a folder with train/ and validation/ of .txt files, wiki.train.tokens and wiki.valid.tokens, or .txt files"
 
 
 class Document(NamedTuple):
@@ -34,45 +44,65 @@ def find_documents(config: DataConfig) -> list[Document]:
     """
     path = Path(config.path)
     if path.is_dir():
-        return _of_folder(path)
+        return _of_folder(path, config)
     if path.is_file():
-        return _of_file(path, config.split, whole_characters=config.tokens == "characters")
+        return _cut([path], config)
     kind = "is neither a file nor a folder" if path.exists() else "there is no such file or folder"
-    origin = config.origin.strip() or "expected a text file, or a folder with train/ and validation/ of .txt files"
+    origin = config.origin.strip() or f"expected a text file, or {LAYOUTS}"
     raise InputError(f"data.path: {path.absolute()}: {kind}\n{origin}\nif it lies elsewhere: data.path=WHERE")
 
 
-def _of_folder(root: Path) -> list[Document]:
-    documents = []
-    for split in SPLITS:
-        paths = sorted(path for path in (root / split).glob("*.txt") if path.is_file())
-        if not paths and split != "test":
-            raise InputError(
-                f"{root / split}: holds no .txt file; expected train/, validation/ and maybe test/ of them"
-            )
-        documents += [Document(split, path, 0, path.stat().st_size) for path in paths]
-    for document in documents:
-        if document.stop == 0:
-            raise InputError(f"{document.path}: is empty")
-    return documents
+def _of_folder(root: Path, config: DataConfig) -> list[Document]:
+    found = {split: _of_split(root, split) for split in SPLITS}
+    if not any(found.values()):
+        loose = _texts(root)
+        if loose:
+            return _cut(loose, config)
+        raise InputError(f"data.path: {root.absolute()}: holds no text; expected {LAYOUTS}")
+    for split in ("train", "validation"):
+        if not found[split]:
+            raise InputError(f"{root / split}: holds no .txt file; expected {LAYOUTS}")
+    return [Document(split, path, 0, _size(path)) for split, paths in found.items() for path in paths]
 
 
-def _of_file(path: Path, split: SplitConfig, whole_characters: bool) -> list[Document]:
+def _of_split(root: Path, split: str) -> list[Path]:
+    """The files of one split."""
+    short = "valid" if split == "validation" else split
+    named = (root / f"wiki.{short}.tokens", root / f"{short}.txt", root / f"{split}.txt")
+    return _texts(root / split) or [path for path in named if path.is_file()][:1]
+
+
+def _texts(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.txt") if path.is_file())
+
+
+def _size(path: Path) -> int:
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{path}: is empty")
+    return size
+
+
+def _cut(paths: list[Path], config: DataConfig) -> list[Document]:
+    """Files, one after the other, cut in proportion; a file that a cut goes through gives a document to each side."""
+    sizes = [_size(path) for path in paths]
+    size, split = sum(sizes), config.split
     # As they are written, in decimals: 0.9 of 10 bytes is 9.
     parts = [Fraction(str(part)) for part in (split.train, split.validation, split.test)]
-    cuts = [0, *(int(size * sum(parts[: count + 1]) / sum(parts)) for count in range(len(parts)))]
-    if whole_characters:
-        cuts = [_character_start(path, cut) for cut in cuts]
+    cuts = [int(size * sum(parts[: count + 1]) / sum(parts)) for count in range(len(parts))]
     documents = []
-    for name, part, (start, stop) in zip(SPLITS, parts, itertools.pairwise(cuts), strict=True):
-        if part and start == stop:
-            raise InputError(f"{path}: is too short to be split: of its {size} bytes, none are for {name}")
-        if part:
-            documents.append(Document(name, path, start, stop))
-    return documents
+    begin = 0
+    for path, end in zip(paths, itertools.accumulate(sizes), strict=True):
+        places = [min(max(cut, begin), end) - begin for cut in cuts]
+        if config.tokens != "bytes":
+            places = [_character_start(path, place) for place in places]
+        borders = zip(SPLITS, itertools.pairwise([0, *places]), strict=True)
+        documents += [Document(name, path, start, stop) for name, (start, stop) in borders if start < stop]
+        begin = end
+    for name, part in zip(SPLITS, parts, strict=True):
+        if part and all(document.split != name for document in documents):
+            raise InputError(f"{paths[0]}: is too short to be split: of its {size} bytes, none are for {name}")
+    return sorted(documents, key=lambda document: SPLITS.index(document.split))
 
 
 def _character_start(path: Path, cut: int) -> int:

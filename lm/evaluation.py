@@ -12,15 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lm.config import ExperimentConfig, TrainConfig
+from lm.config import DataConfig, ExperimentConfig, TrainConfig
 from lm.corpus import Corpus, Split, prepare
 from lm.errors import InputError
-from lm.lanes import as_int64
+from lm.frequency import Bucket, frequency_buckets, perplexity
+from lm.lanes import inputs_and_targets
 from lm.model import IGNORED, LanguageModel, load_weights
 from lm.text_model import make_model
 from lm.vocabulary import CharacterVocabulary, Vocabulary
+from lm.words import WordVocabulary
 
 CALL_LENGTH = 512
 """Steps of one call of the model."""
@@ -34,18 +37,23 @@ class Evaluation:
     nats: float
     """- log p of the whole split."""
     tokens: int
-    num_bytes: int
+    num_bytes: int | None
+    """None where tokens do not say what bytes they stand for: words, of which <unk> is one."""
     num_words: int
+    words_from: str
+    """Where the number of words is from: counted in the split, published, or the tokens themselves."""
     characters: int | None
     """None where tokens are not characters."""
+    buckets: list[Bucket] | None = None
+    """By how often a word is in the train split; None where that was not asked for."""
 
     @property
     def nats_per_token(self) -> float:
         return self.nats / self.tokens
 
     @property
-    def bits_per_byte(self) -> float:
-        return self.nats / math.log(2) / self.num_bytes
+    def bits_per_byte(self) -> float | None:
+        return self.nats / math.log(2) / self.num_bytes if self.num_bytes else None
 
     @property
     def bits_per_character(self) -> float | None:
@@ -57,32 +65,42 @@ class Evaluation:
 
         Infinite where it is above the largest float.
         """
-        if not self.num_words:
-            return None
-        exponent = self.nats / self.num_words
-        return math.exp(exponent) if exponent < 700 else math.inf
+        return perplexity(self.nats, self.num_words)
 
 
 def evaluate(
-    config: ExperimentConfig, vocabulary: Vocabulary, weights: Mapping[str, Tensor], split: str = "validation"
+    config: ExperimentConfig,
+    vocabulary: Vocabulary,
+    weights: Mapping[str, Tensor],
+    split: str = "validation",
+    by_frequency: bool = False,
 ) -> Evaluation:
-    """Score a split of the configuration's corpus, in the numbering the weights were trained with.
+    """Score a split of the text of a configuration, in the numbering the weights were trained with.
 
     Raises InputError if the corpus lacks the split or the weights do not fit the configuration.
     """
+    data = config.data
+    if not isinstance(data, DataConfig):
+        raise InputError(f"data.task: {data.task}: answers are scored by lm.answers.evaluate_task")
     model = make_model(vocabulary.size, config.core, config.model)
     load_weights(model, weights)
-    corpus = prepare(config.data, vocabulary)
+    corpus = prepare(data, vocabulary)
     if split not in corpus.splits:
-        raise InputError(f"{config.data.path}: has no {split} split; it has {', '.join(corpus.splits)}")
+        raise InputError(f"{data.path}: has no {split} split; it has {', '.join(corpus.splits)}")
     scored = corpus.splits[split]
+    nats = token_nats(model, scored, config.train.batch_size)
+    published: int | None = getattr(data.words, split)
+    words = isinstance(vocabulary, WordVocabulary)
+    counted = len(nats) if words else scored.num_words
     return Evaluation(
         split=split,
-        nats=total_nats(model, scored, config.train.batch_size),
-        tokens=len(scored.tokens),
-        num_bytes=scored.num_bytes,
-        num_words=scored.num_words,
-        characters=len(scored.tokens) if isinstance(vocabulary, CharacterVocabulary) else None,
+        nats=float(nats.sum()),
+        tokens=len(nats),
+        num_bytes=None if words else scored.num_bytes,
+        num_words=published or counted,
+        words_from="published" if published else "tokens" if words else "counted",
+        characters=len(nats) if isinstance(vocabulary, CharacterVocabulary) else None,
+        buckets=frequency_buckets(nats, scored, corpus.splits["train"], vocabulary) if by_frequency else None,
     )
 
 
@@ -91,29 +109,34 @@ def validation_metrics(model: LanguageModel, corpus: Corpus, train: TrainConfig)
     split = corpus.splits["validation"]
     nats = total_nats(model, split, train.batch_size, limit=train.evaluation_tokens)
     tokens = split.tokens[: train.evaluation_tokens]
-    return {
-        "validation/nats_per_token": nats / len(tokens),
-        "validation/bits_per_byte": nats / math.log(2) / corpus.vocabulary.count_bytes(tokens),
-    }
+    metrics = {"validation/nats_per_token": nats / len(tokens)}
+    if isinstance(corpus.vocabulary, WordVocabulary):
+        return metrics | {"validation/perplexity": perplexity(nats, len(tokens)) or math.inf}
+    num_bytes = corpus.vocabulary.count_bytes(tokens)
+    return metrics | {"validation/bits_per_byte": nats / math.log(2) / num_bytes}
+
+
+def total_nats(
+    model: LanguageModel, split: Split, batch_size: int, call_length: int = CALL_LENGTH, limit: int | None = None
+) -> float:
+    """- log p of a split, or of its first `limit` tokens, with up to `batch_size` documents side by side."""
+    return float(token_nats(model, split, batch_size, call_length, limit).sum())
 
 
 @torch.no_grad()
-def total_nats(
-    model: LanguageModel,
-    split: Split,
-    batch_size: int,
-    call_length: int = CALL_LENGTH,
-    limit: int | None = None,
-) -> float:
-    """- log p of a split, or of its first `limit` tokens, with up to `batch_size` documents side by side."""
+def token_nats(
+    model: LanguageModel, split: Split, batch_size: int, call_length: int = CALL_LENGTH, limit: int | None = None
+) -> NDArray[np.float64]:
+    """- log p (N,) of each token of a split, or of its first `limit`; 0 of those that are not to be predicted."""
     was_training = model.training
     model.eval()
-    total = torch.zeros((), dtype=torch.float64)
+    nats = np.zeros(min(len(split.tokens), limit or len(split.tokens)))
     for batch in document_batches(split, batch_size, limit):
-        for loss in batch_losses(model, split, batch, call_length):
-            total += loss.double().sum().cpu()
+        for places, targets, y in outputs(model, split, batch, call_length):
+            predicted = (targets != IGNORED).cpu().numpy()
+            nats[places[predicted]] = model.head.losses(y, targets).cpu().numpy()[predicted]
     model.train(was_training)
-    return float(total)
+    return nats
 
 
 def document_batches(split: Split, batch_size: int, limit: int | None) -> Iterator[list[tuple[int, int]]]:
@@ -125,11 +148,14 @@ def document_batches(split: Split, batch_size: int, limit: int | None) -> Iterat
         yield documents[first : first + batch_size]
 
 
-def batch_losses(
-    model: LanguageModel, split: Split, documents: list[tuple[int, int]], call_length: int
-) -> Iterator[Tensor]:
-    """- log p of each token of documents, the longest first, in tensors (rows, steps)."""
-    device = model.device
+def outputs(
+    model: LanguageModel, split: Split, documents: list[tuple[int, int]], call_length: int = CALL_LENGTH
+) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    """Run documents, the longest first, from nothing to their ends, `call_length` steps a call.
+
+    Of each call: the places (rows, steps) in the split; the targets there, IGNORED past a document's end and where
+    nothing is to be predicted; and the core's outputs y (rows, steps, D).
+    """
     state = model.core.initial_state(len(documents))
     longest = documents[0][1] - documents[0][0]
     for time in range(0, longest, call_length):
@@ -139,10 +165,10 @@ def batch_losses(
         steps = min(call_length, going[0][1] - going[0][0])
         places = np.array([start for start, _ in going])[:, None] + np.arange(steps)  # (B, T)
         valid = torch.from_numpy(places < np.array([[stop] for _, stop in going]))
-        places = places.clip(max=len(split.tokens) - 1)  # past a document's end, where nothing is scored
-        inputs, targets = (as_int64(split.tokens[index]).to(device) for index in (places - 1, places))
-        reset = torch.zeros(inputs.shape, dtype=torch.bool, device=device)
+        places = places.clip(max=len(split.tokens) - 1)
+        inputs, targets = (tensor.to(model.device) for tensor in inputs_and_targets(split, places))
+        reset = torch.zeros(inputs.shape, dtype=torch.bool, device=model.device)
         reset[:, 0] = time == 0
         output = model(inputs, state, reset)
         state = output.state
-        yield model.head.losses(output.y, targets.masked_fill(~valid.to(device), IGNORED))
+        yield places, targets.masked_fill(~valid.to(model.device), IGNORED), output.y

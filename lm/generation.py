@@ -11,7 +11,7 @@ from torch import Tensor
 from lm.model import LanguageModel, Sampling
 
 READ_LENGTH = 512
-"""Steps of a prompt that are read at once."""
+"""Steps of one call of the model over a prompt."""
 
 
 class Written(NamedTuple):
@@ -52,11 +52,13 @@ class TokenStream:
         reset = torch.zeros(inputs.shape, dtype=torch.bool, device=inputs.device)
         reset[:, 0] = True
         state = self.model.core.initial_state(self.batch_size)
+        # In pieces, so that a long prompt needs no more room than the memory.
         for start in range(0, inputs.shape[1], READ_LENGTH):
-            piece = slice(start, start + READ_LENGTH)
-            y, state = self.model(inputs[:, piece], state, reset[:, piece])[:2]
+            part = slice(start, start + READ_LENGTH)
+            core = self.model(inputs[:, part], state, reset[:, part])
+            state = core.state
         self.stream.load(state)
-        return y[:, -1]
+        return core.y[:, -1]
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:

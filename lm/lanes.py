@@ -3,7 +3,7 @@
 The train split is a ring of N tokens. Lane b begins at token b N / B and reads on for ever, past the end of the ring
 into its beginning, so that the memory carried from segment to segment is always that of the text before. Where
 a document begins, and at the beginning of the run, the lane is reset: the first token of a document is predicted from
-nothing.
+nothing. Where only a part of each document is to be predicted, lanes begin at the document their place is in.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lm.corpus import Split
 from lm.errors import InputError
+from lm.model import IGNORED
 
 
 class Segment(NamedTuple):
@@ -25,7 +26,7 @@ class Segment(NamedTuple):
     inputs: Tensor
     """(B, T) int64, the token before each target; where reset is set, of no meaning."""
     targets: Tensor
-    """(B, T) int64, the tokens to predict."""
+    """(B, T) int64, the tokens to predict; IGNORED where there is nothing to predict."""
     reset: Tensor
     """(B, T) bool, True where a document begins."""
 
@@ -45,6 +46,8 @@ class Lanes:
                 f"train.batch_size * train.segment_length = {batch_size * segment_length:,}"
             )
         self.offsets = np.arange(batch_size, dtype=np.int64) * count // batch_size
+        if split.scored is not None:
+            self.offsets = split.starts[np.searchsorted(split.starts, self.offsets, side="right") - 1]
 
     @property
     def epochs(self) -> float:
@@ -57,8 +60,16 @@ class Lanes:
         places = (self.offsets[:, None] + steps) % len(self.split.tokens)  # (B, T)
         reset = begins_document(self.split.starts, places) | (steps == 0)
         self.position += self.segment_length
-        inputs, targets = (as_int64(self.split.tokens[index]) for index in (places - 1, places))
+        inputs, targets = inputs_and_targets(self.split, places)
         return Segment(inputs, targets, torch.from_numpy(reset))
+
+
+def inputs_and_targets(split: Split, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """The tokens before places (B, T) and those at them, IGNORED where they are not to be predicted."""
+    inputs, targets = (as_int64(split.tokens[index]) for index in (places - 1, places))
+    if split.scored is not None:
+        targets.masked_fill_(~torch.from_numpy(split.scored[places]), IGNORED)
+    return inputs, targets
 
 
 def as_int64(tokens: NDArray[Any]) -> Tensor:

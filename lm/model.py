@@ -91,11 +91,6 @@ class LanguageModel(nn.Module):
         return output
 
 
-def mean_loss(losses: Tensor, targets: Tensor) -> Tensor:
-    """The mean loss of the targets that are to be predicted; 0 where there are none."""
-    return losses.sum() / (targets != IGNORED).sum().clamp(min=1)
-
-
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers by name; what has two names, as a tied matrix has, under its first alone."""
     own = {name for name, _ in model.named_parameters()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.config import ExperimentConfig, TrainConfig
+from lm.answers import task_metrics
+from lm.config import ExperimentConfig, TaskConfig, TrainConfig
 from lm.corpus import Split, prepare
 from lm.errors import TrainingError
 from lm.evaluation import validation_metrics
 from lm.lanes import Lanes, Segment
-from lm.model import IGNORED, LanguageModel, load_weights, mean_loss, weights_of
+from lm.model import IGNORED, LanguageModel, load_weights, weights_of
 from lm.schedules import learning_rate, update_period
+from lm.tasks import symbols_of, task_corpus
 from lm.text_model import make_model
 
 MAX_SKIPPED_IN_A_ROW = 5
@@ -27,24 +31,30 @@ Validate = Callable[[LanguageModel], dict[str, float]]
 
 
 def make_trainer(config: ExperimentConfig) -> NextTokenTrainer:
-    """The trainer of a text experiment; raises InputError for a corpus that cannot be read or is too short."""
-    torch.set_num_threads(config.train.num_threads)
-    torch.manual_seed(config.train.seed)
-    corpus = prepare(config.data)
+    """The trainer of an experiment; raises InputError for a corpus that cannot be read or is too short."""
+    train, data, adaptive = config.train, config.data, config.model.adaptive
+    torch.set_num_threads(train.num_threads)
+    torch.manual_seed(train.seed)
+    validate: Validate
+    if isinstance(data, TaskConfig):
+        model = make_model(symbols_of(data) + 2, config.core, config.model)
+        corpus = task_corpus(data, model.core.period)
+        held_out = corpus.splits["validation"]
+        validate = functools.partial(
+            task_metrics, data=data, split=held_out, batch_size=train.batch_size, limit=train.evaluation_tokens
+        )
+    else:
+        corpus = prepare(data)
+        model = make_model(corpus.vocabulary.size, config.core, config.model)
+        validate = functools.partial(validation_metrics, corpus=corpus, train=train)
     identity = {
         "path": "lm",
         "core": {"name": config.core.name, "d_model": config.core.d_model, **config.core.options},
-        "model": {"tied": config.model.tied},
+        "model": {"tied": config.model.tied, "adaptive": adaptive and dataclasses.asdict(adaptive)},
         "vocabulary": corpus.vocabulary.description(),
         "data": {"sha256": corpus.sha256},
     }
-    return NextTokenTrainer(
-        config.train,
-        make_model(corpus.vocabulary.size, config.core, config.model),
-        corpus.splits["train"],
-        lambda model: validation_metrics(model, corpus, config.train),
-        identity,
-    )
+    return NextTokenTrainer(train, model, corpus.splits["train"], validate, identity)
 
 
 class NextTokenTrainer:
@@ -88,13 +98,14 @@ class NextTokenTrainer:
 
         self.optimizer.zero_grad(set_to_none=True)
         memory_before = self.core_state
+        segments = [self.lanes.next() for _ in range(period)]
+        num_targets = sum(int((segment.targets != IGNORED).sum()) for segment in segments)
         sums: dict[str, Tensor] = {}
-        for _ in range(period):
-            segment = self.lanes.next()
-            for tag, value in self._backward(segment, period).items():
+        for segment in segments:
+            for tag, value in self._backward(segment, num_targets, period).items():
                 sums[tag] = sums.get(tag, torch.zeros(())) + value
             self.step_count += segment.targets.numel()
-        metrics = {tag: float(total) / period for tag, total in sums.items()}
+        metrics = {tag: float(total) for tag, total in sums.items()}
         gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.max_grad_norm))
         self.update_count += 1
         if math.isfinite(gradient_norm) and math.isfinite(metrics["loss/total"]):
@@ -104,6 +115,8 @@ class NextTokenTrainer:
         else:
             self.core_state = memory_before
             self._count_skipped(metrics["loss/total"], gradient_norm)
+        if not num_targets:  # a 0 would be averaged with losses of targets
+            del metrics["loss/total"], metrics["loss/next_token"]
         metrics |= {
             "learner/gradient_norm": gradient_norm,
             "learner/learning_rate": rate,
@@ -116,23 +129,26 @@ class NextTokenTrainer:
                 metrics |= self.validate(self.model)
         return metrics
 
-    def _backward(self, segment: Segment, period: int) -> dict[str, Tensor]:
-        """Add the gradient of one of `period` segments; returns its losses and metrics."""
+    def _backward(self, segment: Segment, num_targets: int, period: int) -> dict[str, Tensor]:
+        """Add the gradient of one of the `period` segments of an update, which have `num_targets` between them.
+
+        Returns its part of the update's losses and metrics.
+        """
         bfloat16 = self.config.precision == "bfloat16"
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=bfloat16):
             output = self.model(segment.inputs, self.core_state, segment.reset)
             losses = self.model.head.losses(output.y, segment.targets)
         self.core_state = output.state
-        next_token = mean_loss(losses, segment.targets)
-        core_loss = sum(output.losses.values(), next_token.new_zeros(()))
-        loss = next_token + core_loss
-        # Without a target the weights before the core's outputs keep no gradient, and AdamW leaves them as they are.
-        learned = loss if (segment.targets != IGNORED).any() else core_loss
+        next_token = losses.sum() / max(num_targets, 1)
+        core_losses = {name: value / period for name, value in output.losses.items()}
+        core_loss = sum(core_losses.values(), torch.zeros_like(next_token))
+        # Without a target only what the core's own losses reach has a gradient; AdamW leaves all else as it is.
+        learned = core_loss + next_token if num_targets else core_loss
         if learned.requires_grad:
-            torch.autograd.backward(learned / period)
-        metrics = {"loss/total": loss, "loss/next_token": next_token}
-        metrics |= {f"loss/core_{name}": value for name, value in output.losses.items()}
-        metrics |= {f"core/{name}": value for name, value in output.metrics.items()}
+            torch.autograd.backward(learned)
+        metrics = {"loss/total": core_loss + next_token, "loss/next_token": next_token}
+        metrics |= {f"loss/core_{name}": value for name, value in core_losses.items()}
+        metrics |= {f"core/{name}": value / period for name, value in output.metrics.items()}
         return {tag: value.detach() for tag, value in metrics.items()}
 
     def _count_skipped(self, loss: float, gradient_norm: float) -> None:

@@ -1,8 +1,7 @@
-"""What a token is: a byte, or a character of the corpus."""
+"""What a token is: the contract of vocabularies, and those of bytes, characters and symbols."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -20,11 +19,15 @@ PIECE = 2**22
 
 
 class Vocabulary(Protocol):
-    """A numbering of the pieces of text, without loss: `decode` gives the bytes that `encode` was given."""
+    """A numbering of the pieces of text: `decode` gives the bytes that `encode` was given, but for words left out."""
 
     @property
     def size(self) -> int:
         """Tokens there are; they are numbered from 0."""
+
+    @property
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """(size,), the length of what each token stands for."""
 
     def encode(self, raw: bytes, where: str, offset: int = 0) -> Tokens:
         """The tokens of `raw`, which is at byte `offset` of `where`; raises InputError naming place and offset."""
@@ -36,7 +39,7 @@ class Vocabulary(Protocol):
         """The length of what tokens (N,) stand for."""
 
     def description(self) -> dict[str, Any]:
-        """JSON data from which `described` makes the same vocabulary."""
+        """JSON data from which `vocabularies.described` makes the same vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class ByteVocabulary:
     """The 256 bytes."""
 
     size: int = 256
+
+    @cached_property
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """(size,), of 1."""
+        return np.ones(self.size, dtype=np.int64)
 
     def encode(self, raw: bytes, where: str, offset: int = 0) -> Tokens:
         return np.frombuffer(raw, np.uint8)
@@ -107,11 +115,33 @@ class CharacterVocabulary:
         return {"tokens": "characters", "characters": self.characters}
 
 
-def described(description: Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary of a `description`."""
-    if description["tokens"] == "characters":
-        return CharacterVocabulary(description["characters"])
-    return ByteVocabulary()
+@dataclass(frozen=True)
+class SymbolVocabulary:
+    """Numbers, written with a space after each."""
+
+    size: int
+
+    @cached_property
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """(size,), of what each is written as."""
+        return np.array([len(b"%d " % token) for token in range(self.size)], dtype=np.int64)
+
+    def encode(self, raw: bytes, where: str, offset: int = 0) -> Tokens:
+        words = raw.split()
+        wrong = [word for word in words if not (word.isdigit() and len(word) < 10 and int(word) < self.size)]
+        if wrong:
+            word = wrong[0].decode(errors="replace")
+            raise InputError(f"{where}: expected numbers from 0 to {self.size - 1}, got {word!r}")
+        return np.array([int(word) for word in words], np.min_scalar_type(self.size - 1))
+
+    def decode(self, tokens: NDArray[Any]) -> bytes:
+        return b"".join(b"%d " % token for token in tokens.tolist())
+
+    def count_bytes(self, tokens: NDArray[Any]) -> int:
+        return int(self.byte_lengths[tokens].sum())
+
+    def description(self) -> dict[str, Any]:
+        return {"tokens": "symbols", "size": self.size}
 
 
 def decode_utf8(raw: bytes, where: str, offset: int = 0) -> str:

@@ -91,10 +91,11 @@ def generate(
     output: Path,
     sampling: Sampling,
     seed: int,
+    as_json: bool,
 ) -> int:
     """Write WAV files of what the newest checkpoint of a run makes after a prompt, and print how fast and how likely.
 
-    A file holds the prompt and what was written after it.
+    A file holds the prompt and what was written after it. With `as_json`, one JSON object is printed instead.
     """
     config = _experiment(run, overrides)
     if config.data.quantiser == "logistic_16" and (sampling.top_k is not None or sampling.top_p < 1):
@@ -114,17 +115,24 @@ def generate(
     began = time.monotonic()
     written = write(model, start.expand(streams, -1), num_samples, sampling, torch.Generator().manual_seed(seed))
     elapsed = time.monotonic() - began
-    bits = written.bits_per_sample.tolist()
+    bits, paths = written.bits_per_sample.tolist(), []
     for index, codes in enumerate(written.codes):
-        path = output / f"stream-{index:04d}.wav"
+        paths.append(output / f"stream-{index:04d}.wav")
         try:
-            waveform.write(path, quantiser.decode(torch.cat([start, codes]).numpy()) / gain, rate)
+            waveform.write(paths[-1], quantiser.decode(torch.cat([start, codes]).numpy()) / gain, rate)
         except (OSError, RuntimeError) as error:
-            raise UserError(f"--output: {path}: cannot be written: {error}") from error
-        print(
-            f"{path}  {len(codes) / rate:.2f} s  {bits[index]:.4f} bits/sample  {-float(written.nats[index]):.1f} nats"
-        )
+            raise UserError(f"--output: {paths[-1]}: cannot be written: {error}") from error
     total = written.codes.numel()
+    speed = {"samples": total, "seconds": elapsed, "samples_per_second": total / elapsed}
+    if as_json:
+        files = [
+            {"path": str(path), "bits_per_sample": cost, "log_likelihood": -nats}
+            for path, cost, nats in zip(paths, bits, written.nats.tolist(), strict=True)
+        ]
+        print(json.dumps({"run": str(run), "step": trained.step, **speed, "files": files}))
+        return 0
+    for path, cost, nats in zip(paths, bits, written.nats.tolist(), strict=True):
+        print(f"{path}  {num_samples / rate:.2f} s  {cost:.4f} bits/sample  log-likelihood {-nats:.1f} nats")
     print(
         f"{total:,} samples in {elapsed:.1f} s: {total / elapsed:,.0f} samples/s "
         f"({total / elapsed / rate:.3g} times real time), mean {sum(bits) / len(bits):.4f} bits/sample",

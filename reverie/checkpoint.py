@@ -313,7 +313,13 @@ def _differences(saved: Any, wanted: Any, path: str = "") -> Iterator[str]:
             else:
                 yield from _differences(saved[key], wanted[key], here)
     elif saved != wanted or type(saved) is not type(wanted):
-        yield f"{path}: the checkpoint has {saved!r}, this experiment {wanted!r}"
+        yield f"{path}: the checkpoint has {_short(saved)}, this experiment {_short(wanted)}"
+
+
+def _short(value: Any) -> str:
+    """A value as it is shown in an error; a vocabulary may be megabytes long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:190]}... ({len(text)} characters)"
 
 
 def _check_space(root: Path, size: int) -> None:

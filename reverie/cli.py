@@ -121,10 +121,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
         _refuse_options(arguments, "agents", ("episodes", "seed", "greedy", "video", "allow_import"))
         from reverie import audio_model, language_model
 
-        is_audio = isinstance(config, audio.config.ExperimentConfig)
-        score = audio_model.evaluate if is_audio else language_model.evaluate
-        return score(run, arguments.overrides, arguments.split, arguments.json)
-    _refuse_options(arguments, "language models", ("split", "overrides"))
+        run, overrides, split = arguments.run, arguments.overrides, arguments.split
+        if isinstance(config, audio.config.ExperimentConfig):
+            _refuse_options(arguments, "models of text", ("by_frequency",))
+            return audio_model.evaluate(run, overrides, split, arguments.json)
+        return language_model.evaluate(run, overrides, split, arguments.by_frequency, arguments.json)
+    _refuse_options(arguments, "language models", ("split", "by_frequency", "overrides"))
     _refuse_unasked_import(config.env.id, run, arguments.allow_import)
 
     import torch
@@ -168,6 +170,7 @@ def generate(arguments: argparse.Namespace) -> int:
             arguments.output or arguments.run / "generated",
             sampling,
             arguments.seed,
+            arguments.json,
         )
     _refuse_options(arguments, "models of audio", ("seconds", "streams", "output"))
     return language_model.generate(
@@ -177,6 +180,7 @@ def generate(arguments: argparse.Namespace) -> int:
         arguments.tokens or 500,
         sampling,
         arguments.seed,
+        arguments.json,
     )
 
 
@@ -260,8 +264,11 @@ def _code_of_expected(error: Exception) -> int | None:
 
 def _subject(config: Experiment) -> str:
     import agents.config
+    import lm.config
 
-    return config.env.id if isinstance(config, agents.config.ExperimentConfig) else config.data.path
+    if isinstance(config, agents.config.ExperimentConfig):
+        return config.env.id
+    return config.data.task if isinstance(config.data, lm.config.TaskConfig) else config.data.path
 
 
 def _refuse_options(arguments: argparse.Namespace, whose: str, names: Sequence[str]) -> None:
@@ -269,7 +276,7 @@ def _refuse_options(arguments: argparse.Namespace, whose: str, names: Sequence[s
     given = [name for name in names if getattr(arguments, name)]
     if given:
         flags = {"allow_import": "--import", "overrides": "key=value"}
-        listing = ", ".join(flags.get(name, f"--{name}") for name in given)
+        listing = ", ".join(flags.get(name, f"--{name.replace('_', '-')}") for name in given)
         raise UserError(f"{arguments.run}: {listing}: for {whose} only")
 
 
@@ -318,6 +325,8 @@ def _parser() -> argparse.ArgumentParser:
     help_text = "e.g. core.memory_length=64; commas give a row each: core.memory_length=64,128"
     group.add_argument("overrides", nargs="*", metavar="key=value", help=help_text)
     group.add_argument("--split", choices=("train", "validation", "test"), help="default validation")
+    help_text = "perplexity too of words that are frequent and rare in the train split"
+    group.add_argument("--by-frequency", action="store_true", help=help_text)
 
     command = commands.add_parser("generate", help="let a trained model write text or sound", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
@@ -327,6 +336,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top-k", type=_positive, help="sample from the k likeliest tokens (default all)")
     command.add_argument("--top-p", type=_share, default=1.0, help="and from this share of the probability (default 1)")
     command.add_argument("--seed", type=_seed, default=0, help="seed of the sampling (default %(default)s)")
+    command.add_argument("--json", action="store_true", help="print one JSON object at the end")
     group = command.add_argument_group("text")
     group.add_argument("--tokens", type=_positive, help="tokens to write (default 500)")
     group = command.add_argument_group("audio")

@@ -1,7 +1,7 @@
 """From a YAML file and `key=value` overrides to a checked experiment, all mistakes reported at once.
 
-The sections at the top choose the schema: `env` is reinforcement learning, `data` is language modelling; of text or of
-audio, whichever has more of the fields that are in it.
+The sections at the top choose the schema: `env` is reinforcement learning, `data` is language modelling: on a
+synthetic task if it has a `task`, else on text or on audio, whichever has more of the fields that are in it.
 """
 
 from __future__ import annotations
@@ -94,8 +94,10 @@ def schema_of(data: Mapping[str, Any]) -> type[Experiment]:
     if "data" not in data or "env" in data:
         return agents.config.ExperimentConfig
     given = set(data["data"]) if isinstance(data["data"], dict) else set()
+    if "task" in given:
+        return lm.config.TaskExperimentConfig
     text, sound = (len(given & set(_fields(schema))) for schema in (lm.config.DataConfig, audio.config.DataConfig))
-    return audio.config.ExperimentConfig if sound > text else lm.config.ExperimentConfig
+    return audio.config.ExperimentConfig if sound > text else lm.config.TextExperimentConfig
 
 
 def validate(data: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[Experiment | None, list[str]]:

@@ -9,22 +9,25 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import lm.config
+from lm.answers import Answers, evaluate_task
+from lm.config import ExperimentConfig, TaskConfig
 from lm.evaluation import Evaluation
 from lm.evaluation import evaluate as score
+from lm.generation import Written
 from lm.generation import generate as write
 from lm.model import Sampling, load_weights
 from lm.text_model import make_model
 from lm.trainer import evaluated_weights
-from lm.vocabulary import Vocabulary, described
+from lm.vocabularies import described
+from lm.vocabulary import Vocabulary
 from reverie.config import load_experiment
 from reverie.errors import UserError
 from reverie.run_folder import CONFIG, newest_checkpoint
@@ -40,31 +43,31 @@ class Trained(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def evaluate(run: Path, overrides: Sequence[str], split: str | None, as_json: bool) -> int:
+def evaluate(run: Path, overrides: Sequence[str], split: str | None, by_frequency: bool, as_json: bool) -> int:
     """Score a split with the newest checkpoint of a run, once for each combination of overrides, and print a table."""
     # All configurations are checked before the first, perhaps long, evaluation.
     variants = [(words, _experiment(run, words)) for words in combinations(overrides)]
-    trained = _trained(run, variants[0][1])
+    trained = _trained(run)
     torch.set_num_threads(variants[0][1].train.num_threads)
-    rows: list[list[str]] = []
+    results: list[tuple[list[str], Evaluation | Answers]] = []
     for words, config in variants:
-        result = score(config, trained.vocabulary, trained.weights, split or "validation")
+        result = _score(config, trained, split or "validation", by_frequency)
         if as_json:
-            print(
-                json.dumps({"run": str(run), "step": trained.step, "overrides": words, **_figures(result)}), flush=True
-            )
-            continue
-        if not rows:
-            words_counted = f"{result.num_words:,} words" if result.num_words else "no words, so no word perplexity"
-            print(
-                f"{run} at step {trained.step:,}, {result.split} split: {result.tokens:,} tokens, "
-                f"{result.num_bytes:,} bytes, {words_counted}"
-            )
-        rows.append([" ".join(words) or AS_TRAINED, *_cells(result)])
+            row = {"run": str(run), "step": trained.step, "overrides": words, **_figures(result)}
+            print(json.dumps(row), flush=True)
+        results.append((words, result))
     if not as_json:
-        header = ["memory and data", "nats/token", "bits/byte", "bits/character", "perplexity/word"]
-        print_table([header, *rows])
+        _print_results(f"{run} at step {trained.step:,}", results)
     return 0
+
+
+def _score(config: ExperimentConfig, trained: Trained, split: str, by_frequency: bool) -> Evaluation | Answers:
+    if isinstance(config.data, TaskConfig):
+        if by_frequency:
+            raise UserError("--by-frequency: for text only; a task has no words")
+        batch_size = config.train.batch_size
+        return evaluate_task(config.data, config.core, config.model, trained.weights, split, batch_size)
+    return score(config, trained.vocabulary, trained.weights, split, by_frequency)
 
 
 def generate(
@@ -74,22 +77,51 @@ def generate(
     num_tokens: int,
     sampling: Sampling,
     seed: int,
+    as_json: bool,
 ) -> int:
-    """Print the prompt and what the newest checkpoint of a run writes after it, token by token."""
+    """Print the prompt and what the newest checkpoint of a run writes after it, token by token.
+
+    At the end comes the log-likelihood of what was written, on stderr; with `as_json`, one JSON object instead of all.
+    """
     config = _experiment(run, overrides)
-    trained = _trained(run, config)
+    trained = _trained(run)
     torch.set_num_threads(config.train.num_threads)
     model = make_model(trained.vocabulary.size, config.core, config.model)
     load_weights(model, trained.weights)
     raw = os.fsencode(prompt)  # as it was typed, also where that is not UTF-8
     tokens = trained.vocabulary.encode(raw, "--prompt")
     start = torch.tensor(tokens.tolist(), dtype=torch.int64)
+    written: list[Written] = []
+    writing = _noted(write(model, start, num_tokens, sampling, seed), written)
+    if as_json:
+        text = "".join(_texts(writing, trained.vocabulary))
+        print(
+            json.dumps({"run": str(run), "step": trained.step, "prompt": prompt, "text": text, **_likelihood(written)})
+        )
+        return 0
     print(raw.decode(errors="replace"), end="", flush=True)
-    written = (word.token for word in write(model, start, num_tokens, sampling, seed))
-    for text in _texts(written, trained.vocabulary):
+    for text in _texts(writing, trained.vocabulary):
         print(_printable(text) if sys.stdout.isatty() else text, end="", flush=True)
     print()
+    figures = _likelihood(written)
+    print(
+        f"log-likelihood of the {len(written)} tokens after the prompt: {figures['log_likelihood']:.2f} nats, "
+        f"{figures['nats_per_token']:.4f} a token",
+        file=sys.stderr,
+    )
     return 0
+
+
+def _noted(words: Iterable[Written], written: list[Written]) -> Iterator[int]:
+    """The tokens of words, each put down in `written` on its way."""
+    for word in words:
+        written.append(word)
+        yield word.token
+
+
+def _likelihood(written: Sequence[Written]) -> dict[str, float]:
+    total = math.fsum(word.log_probability for word in written)
+    return {"log_likelihood": total, "nats_per_token": -total / len(written)}
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
@@ -102,14 +134,14 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
     return [list(words) for words in itertools.product(*alternatives)]
 
 
-def _experiment(run: Path, overrides: Sequence[str]) -> lm.config.ExperimentConfig:
+def _experiment(run: Path, overrides: Sequence[str]) -> ExperimentConfig:
     config = load_experiment(run / CONFIG, overrides)
-    if not isinstance(config, lm.config.ExperimentConfig):
+    if not isinstance(config, ExperimentConfig):
         raise UserError(f"{run}: trains an agent, not a language model")
     return config
 
 
-def _trained(run: Path, config: lm.config.ExperimentConfig) -> Trained:
+def _trained(run: Path) -> Trained:
     found = newest_checkpoint(run)
     if found.fingerprint.get("path") != "lm":
         raise UserError(f"{found.path}: is not the checkpoint of a language model")
@@ -117,7 +149,9 @@ def _trained(run: Path, config: lm.config.ExperimentConfig) -> Trained:
     return Trained(found.step, described(found.fingerprint["vocabulary"]), weights)
 
 
-def _figures(result: Evaluation) -> dict[str, float | int | str | None]:
+def _figures(result: Evaluation | Answers) -> dict[str, Any]:
+    if isinstance(result, Answers):
+        return dataclasses.asdict(result)
     perplexity = result.word_perplexity
     return dataclasses.asdict(result) | {
         "nats_per_token": result.nats_per_token,
@@ -127,14 +161,48 @@ def _figures(result: Evaluation) -> dict[str, float | int | str | None]:
     }
 
 
-def _cells(result: Evaluation) -> list[str]:
-    characters, perplexity = result.bits_per_character, result.word_perplexity
-    return [
-        f"{result.nats_per_token:.4f}",
-        f"{result.bits_per_byte:.4f}",
-        "-" if characters is None else f"{characters:.4f}",
-        "-" if perplexity is None else f"{perplexity:.6g}",
-    ]
+def _print_results(title: str, results: Sequence[tuple[list[str], Evaluation | Answers]]) -> None:
+    first = results[0][1]
+    if isinstance(first, Answers):
+        print(f"{title}, {first.split} split: {first.sequences:,} sequences")
+        header = [
+            "memory and data",
+            "nats/symbol",
+            "symbols right",
+            "sequences right",
+            "symbols, shown",
+            "sequences, shown",
+        ]
+    else:
+        bytes_counted = "" if first.num_bytes is None else f"{first.num_bytes:,} bytes, "
+        words_counted = (
+            f"{first.num_words:,} words ({first.words_from})" if first.num_words else "no words, so no word perplexity"
+        )
+        print(f"{title}, {first.split} split: {first.tokens:,} tokens, {bytes_counted}{words_counted}")
+        header = ["memory and data", "nats/token", "bits/byte", "bits/character", "perplexity/word"]
+    print_table([header, *([" ".join(words) or AS_TRAINED, *_cells(result)] for words, result in results)])
+    for words, result in results:
+        if isinstance(result, Evaluation) and result.buckets is not None:
+            print(f"by count in the train split, {' '.join(words) or AS_TRAINED}")
+            rows = [[b.frequency, f"{b.words:,}", _number(b.perplexity, ".6g")] for b in result.buckets]
+            print_table([["count", "words", "perplexity/word"], *rows])
+
+
+def _cells(result: Evaluation | Answers) -> list[str]:
+    if isinstance(result, Answers):
+        shares = (
+            result.written_symbol_accuracy,
+            result.written_sequence_accuracy,
+            result.shown_symbol_accuracy,
+            result.shown_sequence_accuracy,
+        )
+        return [f"{result.nats_per_symbol:.4f}", *(_number(share, ".4f") for share in shares)]
+    bits = (result.nats_per_token, result.bits_per_byte, result.bits_per_character)
+    return [*(_number(value, ".4f") for value in bits), _number(result.word_perplexity, ".6g")]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -15,7 +15,8 @@ from lm import vocabulary as vocabulary_module
 from lm.config import DataConfig, SplitConfig
 from lm.corpus import count_words, prepare
 from lm.errors import InputError
-from lm.vocabulary import CharacterVocabulary, described
+from lm.vocabularies import described
+from lm.vocabulary import CharacterVocabulary
 
 SHAKESPEARE = Path(__file__).parents[2] / "data" / "tinyshakespeare" / "input.txt"
 

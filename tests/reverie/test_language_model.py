@@ -26,7 +26,7 @@ train: {total_steps: 2560, batch_size: 4, segment_length: 8, evaluation_interval
         checkpoint_interval: 10, learning_rate: {initial: 1e-2, shape: cosine}}
 run: {name: run}
 """
-CLOCK = ("time", "throughput/steps_per_second")
+CLOCK = ("time", "seconds", "throughput/steps_per_second")
 TEXT = "The maze remembers — every turn.\n" * 40
 
 
