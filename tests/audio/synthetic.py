@@ -6,6 +6,8 @@ import numpy as np
 
 from audio.waveform import Samples
 
+RATE = 8_000
+
 
 def sine(frequency: float, seconds: float, rate: int, amplitude: float = 0.5) -> Samples:
     """A tone from phase 0."""
