@@ -1,1 +1,1 @@
-"""Speech as next-sample modelling: waveforms, quantisers, data sets, corpora of clips, and what lets them be heard."""
+"""Speech as next-sample modelling: waveforms, data sets, corpora of clips, listening, and the WaveNet core."""

@@ -28,7 +28,7 @@ exit codes:
   130  stopped by SIGINT, after saving
   143  stopped by SIGTERM, after saving
 """
-OUR_PACKAGES = ("memory_cores", "envs", "agents", "lm", "audio")
+OUR_PACKAGES = ("memory_cores", "envs", "agents", "audio", "lm")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

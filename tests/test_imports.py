@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "agents": {"agents", "envs", "memory_cores"},
     "lm": {"lm", "memory_cores"},
     "audio": {"audio", "lm", "memory_cores"},
-    "reverie": {"reverie", "agents", "envs", "lm", "audio", "memory_cores"},
+    "reverie": {"reverie", "agents", "audio", "envs", "lm", "memory_cores"},
 }
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 

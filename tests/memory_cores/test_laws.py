@@ -55,6 +55,11 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
             ("post", "relative", {"memory_length": 0, "granularity": 1}),
         )
     ],
+    "wavenet": [
+        {"num_blocks": 2, "layers_per_block": 3},
+        {"layers_per_block": 2, "kernel_size": 3, "d_skip": 5},
+        {"layers_per_block": 1, "kernel_size": 4},
+    ],
 }
 TOLERANCE = {
     torch.float32: {"rtol": 1e-3, "atol": 1e-3},
