@@ -1,1 +1,1 @@
-"""Speech: waveforms, their datasets, and WaveNet, the baseline that has no memory beyond its receptive field."""
+"""Speech as next-sample modelling: waveforms, data sets, corpora of clips, listening, and the WaveNet core."""

@@ -13,9 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +25,11 @@ from numpy.typing import NDArray
 from lm.config import DataConfig
 from lm.documents import SPLITS, Document, find_documents
 from lm.errors import InputError
+from lm.prepared import MANIFEST, cache_root, file_sha256, making, open_numbers, read_manifest
 from lm.vocabularies import described, make_vocabulary
 from lm.vocabulary import Tokens, Vocabulary
 
 FORMAT = 2
-MANIFEST = "manifest.json"
 PIECE = 2**24
 """Bytes searched for words at a time."""
 
@@ -73,7 +71,7 @@ def prepare(config: DataConfig, vocabulary: Vocabulary | None = None) -> Corpus:
     """
     try:
         documents = find_documents(config)
-        digests = {path: _sha256(path) for path in dict.fromkeys(document.path for document in documents)}
+        digests = {path: file_sha256(path) for path in dict.fromkeys(document.path for document in documents)}
         folder = _place(config, documents, digests, vocabulary)
         corpus = _open(folder)
         if corpus is None:
@@ -87,13 +85,6 @@ def prepare(config: DataConfig, vocabulary: Vocabulary | None = None) -> Corpus:
     return corpus
 
 
-def cache_folder(config: DataConfig) -> Path:
-    """Where prepared corpora lie."""
-    if config.cache is not None:
-        return Path(config.cache)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reverie" / "corpora"
-
-
 def _place(
     config: DataConfig, documents: Sequence[Document], digests: dict[Path, str], vocabulary: Vocabulary | None
 ) -> Path:
@@ -102,7 +93,7 @@ def _place(
         "documents": [[d.split, digests[d.path], d.start, d.stop] for d in documents],
         "vocabulary": vocabulary.description() if vocabulary is not None else _settings(config),
     }
-    return cache_folder(config) / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    return cache_root(config.cache) / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
@@ -115,7 +106,7 @@ def _open(folder: Path) -> Corpus | None:
     if not folder.exists():
         return None
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = read_manifest(folder)
         vocabulary = described(manifest["vocabulary"])
         splits = {name: _open_split(folder, name, entry) for name, entry in manifest["splits"].items()}
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -126,10 +117,7 @@ def _open(folder: Path) -> Corpus | None:
 
 
 def _open_split(folder: Path, name: str, entry: dict[str, Any]) -> Split:
-    path = folder / f"{name}.bin"
-    if _sha256(path) != entry["sha256"]:
-        raise ValueError(f"{path.name} is not what its manifest says")
-    tokens = np.memmap(path, np.dtype(entry["dtype"]), "r")
+    tokens = open_numbers(folder / f"{name}.bin", entry["dtype"], entry["sha256"])
     starts = np.array(entry["starts"], dtype=np.int64)
     return Split(name, tokens, starts, entry["bytes"], entry["words"], entry["sha256"])
 
@@ -144,17 +132,14 @@ def _make(
     """Prepare a corpus beside its place and rename it into it."""
     if vocabulary is None:
         vocabulary = make_vocabulary(config, documents)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-", ignore_cleanup_errors=True) as name:
-        temporary = Path(name) / folder.name
-        temporary.mkdir()
+    with making(folder) as temporary:
         splits = {
             split: _write_split(temporary / f"{split}.bin", [d for d in documents if d.split == split], vocabulary)
             for split in SPLITS
             if any(d.split == split for d in documents)
         }
         for path, digest in digests.items():
-            if _sha256(path) != digest:
+            if file_sha256(path) != digest:
                 raise InputError(f"{path}: changed while it was read")
         manifest = {
             "format": FORMAT,
@@ -166,11 +151,6 @@ def _make(
             "splits": splits,
         }
         (temporary / MANIFEST).write_text(json.dumps(manifest))
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.exists():  # else another process has prepared the same meanwhile
-                raise
 
 
 def _write_split(path: Path, documents: Sequence[Document], vocabulary: Vocabulary) -> dict[str, Any]:
@@ -194,7 +174,7 @@ def _write_split(path: Path, documents: Sequence[Document], vocabulary: Vocabula
         "bytes": num_bytes,
         "words": num_words,
         "dtype": dtype.str,
-        "sha256": _sha256(path),
+        "sha256": file_sha256(path),
         "starts": starts,
     }
 
@@ -216,8 +196,3 @@ def _warn_of_equal_splits(corpus: Corpus) -> None:
     for split in corpus.splits.values():
         if split is not train and split.sha256 == train.sha256:
             logger.warning("the %s split is the same text as the train split", split.name)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

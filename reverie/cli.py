@@ -18,7 +18,7 @@ from reverie.errors import UserError
 
 if TYPE_CHECKING:
     from reverie.config import Experiment
-    from reverie.trainer import Trainer
+    from reverie.trainer import Listening, Trainer
 
 EPILOG = """\
 exit codes:
@@ -89,38 +89,47 @@ def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: b
         torch.set_num_threads(config.train.num_threads)
         from reverie import train as training
 
-        with contextlib.closing(make_trainer(config)) as trainer:
+        trainer, listening = make_trainer(config)
+        with contextlib.closing(trainer):
             print(f"training {config.core.name} on {_subject(config)} in {folder}", file=sys.stderr)
-            return training.run(config, trainer, folder, resume, changed_data)
+            return training.run(config, trainer, folder, resume, changed_data, listening)
 
 
-def make_trainer(config: Experiment) -> Trainer:
-    """The trainer of an experiment."""
+def make_trainer(config: Experiment) -> tuple[Trainer, Listening | None]:
+    """The trainer of an experiment, and what is to be heard of it."""
+    import audio.config
     import lm.config
 
+    if isinstance(config, audio.config.ExperimentConfig):
+        from reverie import audio_model
+
+        return audio_model.make_trainer(config)
     if isinstance(config, lm.config.ExperimentConfig):
         from lm import trainer
 
-        return trainer.make_trainer(config)
+        return trainer.make_trainer(config), None
     from agents.trainer import ImpalaTrainer
 
-    return ImpalaTrainer(config)
+    return ImpalaTrainer(config), None
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Evaluate the newest checkpoint of a run: an agent by playing episodes, a language model by scoring a split."""
-    import lm.config
+    """Evaluate the newest checkpoint of a run: an agent by playing episodes, a model by scoring a split."""
+    import agents.config
+    import audio.config
     from reverie.config import load_experiment
 
     run: Path = arguments.run
     config = load_experiment(run / "config.yaml")
-    if isinstance(config, lm.config.ExperimentConfig):
+    if not isinstance(config, agents.config.ExperimentConfig):
         _refuse_options(arguments, "agents", ("episodes", "seed", "greedy", "video", "allow_import"))
-        from reverie import language_model
+        from reverie import audio_model, language_model
 
-        return language_model.evaluate(
-            run, arguments.overrides, arguments.split, arguments.by_frequency, arguments.json
-        )
+        run, overrides, split = arguments.run, arguments.overrides, arguments.split
+        if isinstance(config, audio.config.ExperimentConfig):
+            _refuse_options(arguments, "models of text", ("by_frequency",))
+            return audio_model.evaluate(run, overrides, split, arguments.json)
+        return language_model.evaluate(run, overrides, split, arguments.by_frequency, arguments.json)
     _refuse_options(arguments, "language models", ("split", "by_frequency", "overrides"))
     _refuse_unasked_import(config.env.id, run, arguments.allow_import)
 
@@ -147,16 +156,33 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def generate(arguments: argparse.Namespace) -> int:
-    """Print what the newest checkpoint of a language model writes after a prompt, as it is written."""
+    """Let the newest checkpoint of a model go on from a prompt: text as it is written, sound into files."""
+    import audio.config
     from lm.model import Sampling
-    from reverie import language_model
+    from reverie import audio_model, language_model
+    from reverie.config import load_experiment
 
+    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
+    if isinstance(load_experiment(arguments.run / "config.yaml"), audio.config.ExperimentConfig):
+        _refuse_options(arguments, "models of text", ("tokens",))
+        return audio_model.generate(
+            arguments.run,
+            arguments.overrides,
+            Path(arguments.prompt) if arguments.prompt else None,
+            arguments.seconds or 5.0,
+            arguments.streams or 1,
+            arguments.output or arguments.run / "generated",
+            sampling,
+            arguments.seed,
+            arguments.json,
+        )
+    _refuse_options(arguments, "models of audio", ("seconds", "streams", "output"))
     return language_model.generate(
         arguments.run,
         arguments.overrides,
         arguments.prompt,
-        arguments.tokens,
-        Sampling(arguments.temperature, arguments.top_k, arguments.top_p),
+        arguments.tokens or 500,
+        sampling,
         arguments.seed,
         arguments.json,
     )
@@ -241,9 +267,10 @@ def _code_of_expected(error: Exception) -> int | None:
 
 
 def _subject(config: Experiment) -> str:
+    import agents.config
     import lm.config
 
-    if not isinstance(config, lm.config.ExperimentConfig):
+    if isinstance(config, agents.config.ExperimentConfig):
         return config.env.id
     return config.data.task if isinstance(config.data, lm.config.TaskConfig) else config.data.path
 
@@ -307,16 +334,21 @@ def _parser() -> argparse.ArgumentParser:
     help_text = "perplexity too of words that are frequent and rare in the train split"
     group.add_argument("--by-frequency", action="store_true", help=help_text)
 
-    command = commands.add_parser("generate", help="let a trained language model write", allow_abbrev=False)
+    command = commands.add_parser("generate", help="let a trained model write text or sound", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=256")
-    command.add_argument("--prompt", default="", help="the text to go on from (default none)")
-    command.add_argument("--tokens", type=_positive, default=500, help="tokens to write (default %(default)s)")
+    command.add_argument("--prompt", default="", help="the text, or the WAV or FLAC file, to go on from (default none)")
     command.add_argument("--temperature", type=_temperature, default=1.0, help="0 is greedy (default %(default)s)")
     command.add_argument("--top-k", type=_positive, help="sample from the k likeliest tokens (default all)")
     command.add_argument("--top-p", type=_share, default=1.0, help="and from this share of the probability (default 1)")
     command.add_argument("--seed", type=_seed, default=0, help="seed of the sampling (default %(default)s)")
-    command.add_argument("--json", action="store_true", help="print one JSON object at the end, not text as it comes")
+    command.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    group = command.add_argument_group("text")
+    group.add_argument("--tokens", type=_positive, help="tokens to write (default 500)")
+    group = command.add_argument_group("audio")
+    group.add_argument("--seconds", type=_seconds, help="of sound to write in each file (default 5)")
+    group.add_argument("--streams", type=_streams, help="files, written side by side (default 1)")
+    group.add_argument("--output", metavar="FOLDER", type=Path, help="where to write them (default RUN/generated)")
 
     command = commands.add_parser("report", help="draw learning curves of runs", allow_abbrev=False)
     command.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run folder")
@@ -343,6 +375,20 @@ def _temperature(text: str) -> float:
     value = _number(text)
     if not 0 <= value <= 1000:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1000, got {text!r}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 3600, got {text!r}")
+    return value
+
+
+def _streams(text: str) -> int:
+    value = _positive(text)
+    if value > 4096:
+        raise argparse.ArgumentTypeError(f"expected at most 4096, got {text!r}")
     return value
 
 

@@ -1,7 +1,7 @@
 """From a YAML file and `key=value` overrides to a checked experiment, all mistakes reported at once.
 
-The sections at the top choose the schema: `env` is reinforcement learning, `data` is language modelling, on a
-synthetic task if it has a `task`.
+The sections at the top choose the schema: `env` is reinforcement learning, `data` is language modelling: on a
+synthetic task if it has a `task`, else on text or on audio, whichever has more of the fields that are in it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 import agents.config
+import audio.config
 import lm.config
 from reverie import yaml_loader
 from reverie.errors import UserError
@@ -29,7 +30,7 @@ from reverie.yaml_loader import KeyPath, YamlError
 RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _CORE_FIELDS = ("name", "d_model")
 
-Experiment = agents.config.ExperimentConfig | lm.config.ExperimentConfig
+Experiment = agents.config.ExperimentConfig | lm.config.ExperimentConfig | audio.config.ExperimentConfig
 
 
 class ConfigError(UserError, ValueError):
@@ -89,13 +90,14 @@ def dump(config: Experiment) -> str:
 
 
 def schema_of(data: Mapping[str, Any]) -> type[Experiment]:
-    """The schema that the sections at the top choose, and for language models whether there is a task in `data`."""
+    """The schema that the sections at the top, and the fields of `data`, choose."""
     if "data" not in data or "env" in data:
         return agents.config.ExperimentConfig
-    section = data["data"]
-    if isinstance(section, dict) and "task" in section:
+    given = set(data["data"]) if isinstance(data["data"], dict) else set()
+    if "task" in given:
         return lm.config.TaskExperimentConfig
-    return lm.config.TextExperimentConfig
+    text, sound = (len(given & set(_fields(schema))) for schema in (lm.config.DataConfig, audio.config.DataConfig))
+    return audio.config.ExperimentConfig if sound > text else lm.config.TextExperimentConfig
 
 
 def validate(data: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[Experiment | None, list[str]]:
@@ -159,6 +161,8 @@ def expected(annotation: Any) -> str:
         return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
     if dataclasses.is_dataclass(annotation):
         return "a mapping with " + ", ".join(item.name for item in dataclasses.fields(annotation))
+    if origin in (list, tuple) and typing.get_args(annotation):
+        return f"a list, each {expected(typing.get_args(annotation)[0])}"
     plain = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}
     containers = {dict: "a mapping", list: "a list", tuple: "a list", None: "null", type(None): "null"}
     return plain.get(annotation) or containers.get(origin or annotation) or str(annotation)
@@ -263,7 +267,10 @@ def _describe(schema: type[Experiment], path: KeyPath, data: Mapping[str, Any]) 
     dotted = ".".join(path) or "configuration"
     annotation: Any = schema
     value: Any = data
-    for key in path:
+    for depth, key in enumerate(path):
+        if isinstance(value, list):
+            dotted = ".".join(path[:depth])
+            break
         fields = _fields(annotation)
         if fields and key not in fields:
             return f"{dotted}: unknown key; {did_you_mean(key, fields)}"

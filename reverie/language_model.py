@@ -180,12 +180,12 @@ def _print_results(title: str, results: Sequence[tuple[list[str], Evaluation | A
         )
         print(f"{title}, {first.split} split: {first.tokens:,} tokens, {bytes_counted}{words_counted}")
         header = ["memory and data", "nats/token", "bits/byte", "bits/character", "perplexity/word"]
-    _print_table([header, *([" ".join(words) or AS_TRAINED, *_cells(result)] for words, result in results)])
+    print_table([header, *([" ".join(words) or AS_TRAINED, *_cells(result)] for words, result in results)])
     for words, result in results:
         if isinstance(result, Evaluation) and result.buckets is not None:
             print(f"by count in the train split, {' '.join(words) or AS_TRAINED}")
             rows = [[b.frequency, f"{b.words:,}", _number(b.perplexity, ".6g")] for b in result.buckets]
-            _print_table([["count", "words", "perplexity/word"], *rows])
+            print_table([["count", "words", "perplexity/word"], *rows])
 
 
 def _cells(result: Evaluation | Answers) -> list[str]:
@@ -205,7 +205,8 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -8,12 +8,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from reverie.metrics_file import append_row, drop_rows_after
-from reverie.run_folder import EVENTS, METRICS
+from reverie.metrics_file import append_row, drop_rows_after, seconds_trained
+from reverie.run_folder import EVENTS, METRICS, SAMPLES
+
+if TYPE_CHECKING:
+    from audio.listening import Heard
 
 
 @dataclass
@@ -50,11 +54,16 @@ class MetricWriter:
     def __init__(self, folder: Path, resume_step: int | None = None) -> None:
         """Open the files of a run folder; with `resume_step`, rows after it are dropped first."""
         self._path = folder / METRICS
+        self._samples = folder / SAMPLES
         self._failing: set[str] = set()
         self._events: SummaryWriter | None = None
         if resume_step is not None:
             with self._reported("metrics.jsonl"):
                 drop_rows_after(self._path, resume_step)
+        self._started = time.monotonic()
+        if resume_step is not None:
+            with self._reported("metrics.jsonl"):
+                self._started -= seconds_trained(self._path)
         with self._reported("the event file"):
             purge = None if resume_step is None else resume_step + 1
             self._events = SummaryWriter(str(folder / EVENTS), purge_step=purge)
@@ -64,11 +73,23 @@ class MetricWriter:
         now = time.time()
         values = {tag: float(value) for tag, value in metrics.items()}
         with self._reported("metrics.jsonl"):
-            append_row(self._path, step, now, values)
+            append_row(self._path, step, now, time.monotonic() - self._started, values)
         with self._reported("the event file"):
             if self._events is not None:
                 for tag, value in values.items():
                     self._events.add_scalar(tag, value, step, walltime=now)
+                self._events.flush()
+
+    def write_heard(self, step: int, heard: Heard) -> None:
+        """Write the clips of a step, as files and as TensorBoard audio, with a picture of them."""
+        with self._reported("the samples"):
+            heard.save(self._samples / f"step-{step:012d}")
+        with self._reported("the event file"):
+            if self._events is not None:
+                for clip in heard.clips:
+                    sound = torch.from_numpy(clip.samples).clamp(-1, 1)[None]
+                    self._events.add_audio(f"heard/{clip.name}", sound, step, sample_rate=heard.rate)
+                self._events.add_image("heard/log_mel", heard.picture(), step, dataformats="HWC")
                 self._events.flush()
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""`metrics.jsonl`: one JSON object a line, with the step, the time and the scalars of one row."""
+"""`metrics.jsonl`: one JSON object a line, with the step, the time and the scalars of one row.
+
+`time` is of day; `seconds` is how long the run has trained, over all its processes, without the time between them.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 
-def append_row(path: Path, step: int, now: float, values: Mapping[str, float]) -> None:
+def append_row(path: Path, step: int, now: float, seconds: float, values: Mapping[str, float]) -> None:
     """Append one row; if it cannot be written whole, it is taken back and OSError raised."""
     # JSON has no NaN or infinity; null marks a value that was there and was not finite.
     finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
-    line = json.dumps({"step": step, "time": now, **finite}, allow_nan=False) + "\n"
+    line = json.dumps({"step": step, "time": now, "seconds": seconds, **finite}, allow_nan=False) + "\n"
     end = path.stat().st_size if path.exists() else 0
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -44,6 +47,13 @@ def drop_rows_after(path: Path, step: int) -> None:
         target.flush()
         os.fsync(target.fileno())
     os.replace(temporary, path)
+
+
+def seconds_trained(path: Path) -> float:
+    """What the last row says, 0 without one."""
+    rows = read_rows(path) if path.exists() else []
+    seconds = rows[-1].get("seconds", 0.0) if rows else 0.0
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

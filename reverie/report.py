@@ -27,8 +27,11 @@ CURVES = {
     "episode/success": "success rate",
     "loss/next_token": "training loss (nats per token)",
     "validation/nats_per_token": "validation loss (nats per token)",
+    "validation/bits_per_sample": "validation loss (bits per sample)",
 }
 """The metrics drawn, where a run has them, with their axis labels."""
+FLOORS = {"floor/unigram_bits_per_sample": "unigram", "floor/bigram_bits_per_sample": "bigram"}
+"""What tables need on the same data, drawn as lines beside `validation/bits_per_sample`."""
 NUM_BINS = 100
 FINAL_FRACTION = 0.1
 """The part of a run, at its end, over which a final value is averaged."""
@@ -51,10 +54,20 @@ class Run:
     path: Path
     config: dict[str, Any]
     curves: dict[str, tuple[Array, Array]]
+    seconds: dict[str, Array]
+    """For each tag the seconds of training at each of its steps; of a run that has no clock, nothing."""
+    floors: dict[str, float]
 
     @property
     def last_step(self) -> float:
         return float(max(steps[-1] for steps, _ in self.curves.values()))
+
+    def curve(self, tag: str, by_time: bool) -> tuple[Array, Array] | None:
+        """Steps, or seconds, and values; None where the run has no such curve."""
+        if tag not in self.curves or (by_time and tag not in self.seconds):
+            return None
+        steps, values = self.curves[tag]
+        return (self.seconds[tag] if by_time else steps), values
 
     def final(self, tag: str) -> float:
         """The mean of a curve over the last part of its run, or its last value where it has none there."""
@@ -85,21 +98,30 @@ def read_runs(folders: Sequence[Path]) -> list[Group]:
 def draw(groups: Sequence[Group], output: Path) -> None:
     """Write the PNG with one panel a metric and one line a group: the mean over its seeds, and their range.
 
+    What is measured on held-out data has two panels, against steps and against seconds of training.
     Raises ReportError if the file cannot be written.
     """
-    tags = [tag for tag in CURVES if any(tag in run.curves for group in groups for run in group.runs)]
-    figure = Figure(figsize=(6.4 * len(tags), 4.4), dpi=150, layout="constrained")
+    runs = [run for group in groups for run in group.runs]
+    kinds = [
+        (tag, by_time)
+        for tag in CURVES
+        for by_time in (False, True)
+        if any(run.curve(tag, by_time) for run in runs) and (tag.startswith("validation/") or not by_time)
+    ]
+    figure = Figure(figsize=(6.4 * len(kinds), 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, len(tags), column + 1) for column in range(len(tags))]
-    for panel, tag in zip(axes, tags, strict=True):
+    axes = [figure.add_subplot(1, len(kinds), column + 1) for column in range(len(kinds))]
+    for panel, (tag, by_time) in zip(axes, kinds, strict=True):
         for index, group in enumerate(groups):
-            _draw_group(panel, tag, group, index)
-        _dress(panel, tag)
+            _draw_group(panel, tag, by_time, group, index)
+        if tag == "validation/bits_per_sample":
+            _draw_floors(panel, runs)
+        _dress(panel, tag, by_time)
     legend = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     handles, labels = list(legend.values()), list(legend)
     spread = any(len(group.runs) > 1 for group in groups)
     title = "mean over seeds; band: lowest to highest seed" if spread else None
-    columns = 1 if max(map(len, labels)) > 40 else min(len(labels), 2 * len(tags))
+    columns = 1 if max(map(len, labels)) > 40 else min(len(labels), 2 * len(kinds))
     figure.legend(
         handles,
         labels,
@@ -149,15 +171,22 @@ def _read_run(folder: Path) -> Run:
         raise ReportError(f"{folder / METRICS}: cannot be read: {error.strerror or error}") from error
     if not isinstance(config, dict):
         raise ReportError(f"{folder / CONFIG}: is not a configuration")
-    curves = {}
+    curves, seconds = {}, {}
     for tag in CURVES:
-        points = sorted((row["step"], row[tag]) for row in rows if isinstance(row.get(tag), int | float))
+        points = sorted(
+            (row["step"], row[tag], row.get("seconds", math.nan))
+            for row in rows
+            if isinstance(row.get(tag), int | float) and isinstance(row.get("seconds", 0.0), int | float)
+        )
         if points:
-            steps, values = np.array(points, dtype=np.float64).T
+            steps, values, times = np.array(points, dtype=np.float64).T
             curves[tag] = (steps, values)
+            if np.isfinite(times).all():
+                seconds[tag] = times
     if not curves:
         raise ReportError(f"{folder / METRICS}: has no row with {' or '.join(CURVES)} yet")
-    return Run(folder, flatten(config), curves)
+    floors = {tag: float(row[tag]) for row in rows for tag in FLOORS if isinstance(row.get(tag), int | float)}
+    return Run(folder, flatten(config), curves, seconds, floors)
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
@@ -180,12 +209,12 @@ def _differs(key: str, config: dict[str, Any], configs: Sequence[dict[str, Any]]
     return any(other.get(key) != config[key] for other in configs)
 
 
-def _draw_group(panel: Axes, tag: str, group: Group, index: int) -> None:
-    curves = [run.curves[tag] for run in group.runs if tag in run.curves]
+def _draw_group(panel: Axes, tag: str, by_time: bool, group: Group, index: int) -> None:
+    curves = [curve for run in group.runs if (curve := run.curve(tag, by_time)) is not None]
     if not curves:
         return
-    edges = np.linspace(0.0, max(steps[-1] for steps, _ in curves), NUM_BINS + 1)
-    binned = np.stack([bins(steps, values, edges) for steps, values in curves])
+    edges = np.linspace(0.0, max(places[-1] for places, _ in curves), NUM_BINS + 1)
+    binned = np.stack([bins(places, values, edges) for places, values in curves])
     shown = np.isfinite(binned).all(axis=0)  # a mean over fewer seeds would jump where a seed ends
     centres = (edges[1:] + edges[:-1])[shown] / 2
     colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
@@ -203,8 +232,15 @@ def _draw_group(panel: Axes, tag: str, group: Group, index: int) -> None:
         panel.fill_between(centres, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def _dress(panel: Axes, tag: str) -> None:
-    panel.set_xlabel("environment steps" if tag.startswith("episode/") else "tokens")
+def _draw_floors(panel: Axes, runs: Sequence[Run]) -> None:
+    for (tag, name), dash in zip(FLOORS.items(), (":", "-."), strict=True):
+        for value in sorted({round(run.floors[tag], 6) for run in runs if tag in run.floors}):
+            panel.axhline(value, color="0.4", linestyle=dash, linewidth=1.2, label=f"{name} floor {value:.2f}")
+
+
+def _dress(panel: Axes, tag: str, by_time: bool) -> None:
+    steps = "environment steps" if tag.startswith("episode/") else "samples" if tag.endswith("_sample") else "tokens"
+    panel.set_xlabel("seconds of training" if by_time else steps)
     panel.set_ylabel(CURVES[tag])
     panel.set_xlim(left=0)
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -17,14 +17,15 @@ from reverie.checkpoint import Checkpoint
 from reverie.config import RUN_NAME, Experiment, dump
 from reverie.errors import UserError
 
-CONFIG, METRICS, EVENTS, CHECKPOINTS, LOCK = (
+CONFIG, METRICS, EVENTS, CHECKPOINTS, SAMPLES, LOCK = (
     "config.yaml",
     "metrics.jsonl",
     "tensorboard",
     "checkpoints",
+    "samples",
     "lock",
 )
-_CONTENTS = (CONFIG, METRICS, EVENTS, CHECKPOINTS)
+_CONTENTS = (CONFIG, METRICS, EVENTS, CHECKPOINTS, SAMPLES)
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from reverie.config import Experiment
 from reverie.metrics import MetricWriter, Window
 from reverie.progress import ProgressLine
 from reverie.run_folder import CHECKPOINTS
-from reverie.trainer import Trainer
+from reverie.trainer import Listening, Trainer
 
 HEADLINES = {"episode/return": "return", "loss/next_token": "loss"}
 """The metrics that the progress line shows, by the word it shows them with."""
@@ -32,7 +32,14 @@ RATE = "throughput/steps_per_second"
 logger = logging.getLogger(__name__)
 
 
-def run(config: Experiment, trainer: Trainer, folder: Path, resume: bool, changed_data: bool = False) -> int:
+def run(
+    config: Experiment,
+    trainer: Trainer,
+    folder: Path,
+    resume: bool,
+    changed_data: bool = False,
+    listening: Listening | None = None,
+) -> int:
     """Train until `trainer.total_steps`, in a run folder that this process has locked.
 
     With `changed_data`, the checkpoint to resume from may have been trained on other data.
@@ -48,7 +55,7 @@ def run(config: Experiment, trainer: Trainer, folder: Path, resume: bool, change
         writer = MetricWriter(folder, resume_step=trainer.step_count if resume else None)
         progress = ProgressLine(trainer.total_steps, trainer.step_count)
         try:
-            _loop(config.train, trainer, saver, writer, progress, signals)
+            _loop(config.train, trainer, saver, writer, progress, signals, listening)
             saved = saver.is_current or saver.save()
         finally:
             progress.close()
@@ -65,12 +72,17 @@ def _loop(
     writer: MetricWriter,
     progress: ProgressLine,
     signals: list[int],
+    listening: Listening | None,
 ) -> None:
     next_log = _next_multiple(trainer.update_count, config.log_interval)
     next_save = _next_multiple(trainer.update_count, config.checkpoint_interval)
     headline: dict[str, float] = {}
     while trainer.step_count < trainer.total_steps and not signals:
         metrics = trainer.update()
+        if listening is not None and trainer.update_count % listening.interval == 0:
+            heard = listening.listen()
+            metrics |= heard.metrics
+            writer.write_heard(trainer.step_count, heard)
         saver.window.add(metrics)
         headline |= {word: metrics[tag] for tag, word in HEADLINES.items() if tag in metrics}
         if trainer.update_count >= next_log:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from audio.listening import Heard
 
 
 class Trainer(Protocol):
@@ -43,3 +48,12 @@ class Trainer(Protocol):
 
     def close(self) -> None:
         """Release processes and environments."""
+
+
+class Listening(NamedTuple):
+    """Sound that a trainer gives of itself while it learns."""
+
+    interval: int
+    """Updates between two."""
+    listen: Callable[[], Heard]
+    """Must change nothing that the rest of the run depends on."""

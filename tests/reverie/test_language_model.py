@@ -31,7 +31,7 @@ train: {total_steps: 2560, batch_size: 4, segment_length: 8, evaluation_interval
 run: {name: run}
 """
 TASK = "{task: copy, length: 5, symbols: 4, train_sequences: 40, validation_sequences: 5, test_sequences: 4}"
-CLOCK = ("time", "throughput/steps_per_second")
+CLOCK = ("time", "seconds", "throughput/steps_per_second")
 TEXT = "The maze remembers — every turn.\n" * 40
 
 

@@ -33,7 +33,8 @@ def run(root, total_steps, resume=False, trainer=None, **options):
 
 def logged(folder):
     return [
-        {k: v for k, v in row.items() if k not in ("time", train.RATE)} for row in read_rows(folder / "metrics.jsonl")
+        {k: v for k, v in row.items() if k not in ("time", "seconds", train.RATE)}
+        for row in read_rows(folder / "metrics.jsonl")
     ]
 
 
@@ -175,7 +176,7 @@ def test_a_row_cut_short_by_a_full_disk_is_taken_back(tmp_path):
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "for step in range(100):\n"
-        "    try: append_row(Path(sys.argv[1]), step, 0.0, {'x': 1.0})\n"
+        "    try: append_row(Path(sys.argv[1]), step, 0.0, 0.0, {'x': 1.0})\n"
         "    except OSError: sys.exit(7)\n"
     )
     path = tmp_path / "metrics.jsonl"

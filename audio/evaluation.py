@@ -1,0 +1,72 @@
+"""Evaluation: every sample of a split scored once, each clip one stream from nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from audio.config import ExperimentConfig
+from audio.corpus import prepare
+from audio.floors import Floors, floors
+from audio.model import make_model
+from lm.errors import InputError
+from lm.evaluation import total_nats
+from lm.model import load_weights
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model predicts a split, and what the numbers are of."""
+
+    split: str
+    nats: float
+    """- log p of the whole split."""
+    samples: int
+    clips: int
+    quantiser: str
+    rate: int
+    gain: float
+    floors: Floors
+
+    @property
+    def nats_per_sample(self) -> float:
+        return self.nats / self.samples
+
+    @property
+    def bits_per_sample(self) -> float:
+        return self.nats_per_sample / math.log(2)
+
+
+def evaluate(
+    config: ExperimentConfig, trained: Mapping[str, Any], weights: Mapping[str, Tensor], split: str = "validation"
+) -> Evaluation:
+    """Score a split under the gain that the weights were trained with; `trained` is their corpus's `description`.
+
+    Raises InputError if the codes would mean something else, the split is missing, or the weights do not fit.
+    """
+    asked = {"name": config.data.quantiser, "rate": config.data.sample_rate}
+    for name, value in asked.items():
+        if trained[name] != value:
+            raise InputError(f"the model was trained with {name} {trained[name]}, the configuration asks for {value}")
+    corpus = prepare(config.data)
+    if corpus.gain != trained["gain"]:
+        corpus = prepare(config.data, float(trained["gain"]))
+    if split not in corpus.splits:
+        raise InputError(f"{config.data.path}: has no {split} split; it has {', '.join(corpus.splits)}")
+    model = make_model(corpus.quantiser, config.core, config.model)
+    load_weights(model, weights)
+    scored = corpus.splits[split]
+    return Evaluation(
+        split=split,
+        nats=total_nats(model, scored, config.train.batch_size),
+        samples=len(scored.tokens),
+        clips=len(scored.starts),
+        quantiser=corpus.quantiser.name,
+        rate=corpus.rate,
+        gain=corpus.gain,
+        floors=floors(corpus.splits["train"], scored, corpus.quantiser.levels),
+    )

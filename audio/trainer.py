@@ -1,0 +1,62 @@
+"""The trainer of an audio experiment: `lm`'s, over a corpus of clips."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from audio.config import ExperimentConfig
+from audio.corpus import AudioCorpus, prepare
+from audio.floors import floors
+from audio.model import make_model
+from lm.evaluation import total_nats
+from lm.model import LanguageModel
+from lm.trainer import NextTokenTrainer, Validate
+
+
+def make_trainer(config: ExperimentConfig, corpus: AudioCorpus | None = None) -> NextTokenTrainer:
+    """The trainer of an experiment; raises InputError for clips that cannot be used or are too few."""
+    torch.set_num_threads(config.train.num_threads)
+    torch.manual_seed(config.train.seed)
+    corpus = corpus or prepare(config.data)
+    return NextTokenTrainer(
+        config.train,
+        make_model(corpus.quantiser, config.core, config.model),
+        corpus.splits["train"],
+        make_validate(config, corpus),
+        identity(config, corpus),
+    )
+
+
+def identity(config: ExperimentConfig, corpus: AudioCorpus) -> dict[str, Any]:
+    """What a checkpoint must agree with to be loaded into this experiment."""
+    mixtures = {"mixtures": config.model.mixtures} if corpus.quantiser.name == "logistic_16" else {}
+    return {
+        "path": "audio",
+        "core": {"name": config.core.name, "d_model": config.core.d_model, **config.core.options},
+        "model": mixtures or {"tied": config.model.tied},
+        "quantiser": corpus.description(),
+        "data": {"sha256": corpus.sha256},
+    }
+
+
+def make_validate(config: ExperimentConfig, corpus: AudioCorpus) -> Validate:
+    """Scores a model on the validation split, with the floors beside it."""
+    train, split = config.train, corpus.splits["validation"]
+    samples = min(train.evaluation_tokens or len(split.tokens), len(split.tokens))
+    table = floors(corpus.splits["train"], split, corpus.quantiser.levels, samples)
+    constant = {"floor/unigram_bits_per_sample": table.unigram}
+    if table.bigram is not None:
+        constant["floor/bigram_bits_per_sample"] = table.bigram
+
+    def validate(model: LanguageModel) -> dict[str, float]:
+        nats = total_nats(model, split, train.batch_size, limit=samples) / samples
+        return {
+            "validation/nats_per_sample": nats,
+            "validation/bits_per_sample": nats / math.log(2),
+            **constant,
+        }
+
+    return validate

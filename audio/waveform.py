@@ -1,0 +1,177 @@
+"""Clips as samples: read with their header checked, mixed to mono, resampled, trimmed, written.
+
+Libraries that are slow to import, or that may not import at all beside some builds of torch, are imported where used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from audio.clip_header import ClipError, Header, read_flac_header, read_wav_header
+
+Samples = NDArray[np.float32]
+"""(N,) samples of one channel, full scale at 1."""
+
+MAX_AMPLITUDE = 8.0
+"""A float sample may go over full scale, as mixes do; further out it is not scaled to [-1, 1] at all."""
+FORMATS = ("wav", "flac", "ogg")
+
+
+class Clip(NamedTuple):
+    """One channel of sound."""
+
+    samples: Samples
+    rate: int
+    """Samples a second."""
+
+
+def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
+    """The clip of a file, its channels averaged.
+
+    Raises ClipError for what is not a regular file of one of the formats (by its extension), whose header cannot be
+    trusted, that has other samples than its header says, or samples that are not finite or out of all bounds.
+    """
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in formats:
+        raise ClipError(f"is not one of the formats {', '.join(formats)}")
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise ClipError("is empty")
+        frames, rate = _decoded(file, size, suffix)  # (N, channels)
+    if not np.isfinite(frames).all():
+        raise ClipError("has samples that are not finite")
+    peak = float(np.abs(frames).max())
+    if peak > MAX_AMPLITUDE:
+        raise ClipError(f"has a sample of {peak:.3g}, expected full scale at 1 and none beyond {MAX_AMPLITUDE:g}")
+    return Clip(frames.mean(axis=1, dtype=np.float32), rate)
+
+
+def sha256(path: Path) -> str:
+    """Of the bytes of a regular file; raises ClipError for anything else."""
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(path: Path, samples: Samples, rate: int) -> None:
+    """A WAV file of 16-bit PCM, samples clipped to [-1, 1]."""
+    soundfile.write(path, samples.clip(-1, 1), rate, subtype="PCM_16", format="WAV")
+
+
+def resample(samples: Samples, rate: int, target_rate: int) -> Samples:
+    """Samples at another rate, band-limited: by torchaudio where it imports, else by librosa with soxr."""
+    if rate == target_rate:
+        return samples
+    torchaudio = torchaudio_module()
+    if torchaudio is None:
+        librosa: Any = importlib.import_module("librosa")
+        return np.asarray(librosa.resample(samples, orig_sr=rate, target_sr=target_rate), dtype=np.float32)
+    import torch
+
+    resampled: Samples = torchaudio.functional.resample(torch.from_numpy(samples), rate, target_rate).numpy()
+    return resampled
+
+
+def resampler() -> str:
+    """Which library `resample` uses here, for what a corpus was made with."""
+    return "librosa" if torchaudio_module() is None else "torchaudio"
+
+
+def trim(samples: Samples, decibels: float) -> Samples:
+    """Without the beginning and end that are `decibels` below the loudest frame; a silent clip stays as it is."""
+    librosa: Any = importlib.import_module("librosa")
+    kept, _ = librosa.effects.trim(samples, top_db=decibels)
+    return np.ascontiguousarray(kept)
+
+
+def torchaudio_module() -> Any:
+    """torchaudio, or None where it is missing or does not load beside the installed torch."""
+    try:
+        module: ModuleType = importlib.import_module("torchaudio")
+    except (ImportError, OSError):
+        return None
+    return module
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    """The file, if it is a regular one; opening never waits for a FIFO's writer."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ClipError(f"cannot be opened: {error.strerror or error}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ClipError("is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _decoded(file: io.BufferedReader, size: int, suffix: str) -> tuple[NDArray[np.float32], int]:
+    """(N, channels) float32 and the rate."""
+    if suffix == "wav":
+        header = read_wav_header(file, size)
+        # The decoder is given the samples alone: it parses no chunk of the file.
+        file.seek(header.start)
+        width = 4 if header.subtype == "FLOAT" else _bits(header) // 8
+        frames = _soundfile_read(
+            io.BytesIO(file.read(header.frames * header.channels * width)),
+            "float32",
+            format="RAW",
+            subtype=header.subtype,
+            endian="LITTLE",
+            samplerate=header.rate,
+            channels=header.channels,
+        )
+        return _complete(frames, header), header.rate
+    if suffix == "flac":
+        header = read_flac_header(file)
+        file.seek(0)
+        integers = _complete(_soundfile_read(file, "int32"), header)
+        _verify(integers, header)
+        return (integers / np.float32(2**31)).astype(np.float32), header.rate
+    try:
+        with soundfile.SoundFile(file) as sound:
+            header = Header(sound.samplerate, sound.channels, sound.frames, sound.subtype).checked()
+            return _complete(sound.read(dtype="float32", always_2d=True), header), header.rate
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise ClipError(f"cannot be decoded: {error}") from error
+
+
+def _bits(header: Header) -> int:
+    return int(header.subtype.removeprefix("PCM_"))
+
+
+def _soundfile_read(file: io.BufferedIOBase, dtype: str, **layout: Any) -> NDArray[Any]:
+    try:
+        frames, _ = soundfile.read(file, dtype=dtype, always_2d=True, **layout)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise ClipError(f"cannot be decoded: {error}") from error
+    return np.asarray(frames)
+
+
+def _complete(frames: NDArray[Any], header: Header) -> NDArray[Any]:
+    expected = (header.frames, header.channels)
+    if frames.shape != expected:
+        raise ClipError(
+            f"declares {expected[0]} x {expected[1]} samples, {frames.shape[0]} x {frames.shape[1]} are there"
+        )
+    return frames
+
+
+def _verify(integers: NDArray[np.int32], header: Header) -> None:
+    """Compare the MD5 that a FLAC file states of its samples (RFC 9639, section 8.2)."""
+    width = _bits(header) // 8
+    raw = integers.astype("<i4").view(np.uint8).reshape(-1, 4)[:, 4 - width :].tobytes()
+    if header.md5 and hashlib.md5(raw, usedforsecurity=False).digest() != header.md5:
+        raise ClipError("its samples are not those that its checksum was made of")

@@ -1,0 +1,61 @@
+"""Folders of the cache that are made once, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MANIFEST = "manifest.json"
+
+
+def cache_root(cache: str | None) -> Path:
+    """Where prepared corpora lie: the folder of a configuration, or reverie/corpora in the user's cache folder."""
+    if cache is not None:
+        return Path(cache)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reverie" / "corpora"
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A folder to fill beside `folder`, renamed into its place at the end; another process may have made it first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-", ignore_cleanup_errors=True) as name:
+        temporary = Path(name) / folder.name
+        temporary.mkdir()
+        yield temporary
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.exists():
+                raise
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder; raises OSError or ValueError where there is none."""
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    if not isinstance(manifest, dict):
+        raise ValueError("its manifest is not a mapping")
+    return manifest
+
+
+def open_numbers(path: Path, dtype: str, sha256: str) -> NDArray[Any]:
+    """The memory-mapped numbers of a file; raises ValueError if they are not those of the hash."""
+    if file_sha256(path) != sha256:
+        raise ValueError(f"{path.name} is not what its manifest says")
+    numbers: NDArray[Any] = np.memmap(path, np.dtype(dtype), "r")
+    return numbers
+
+
+def file_sha256(path: Path) -> str:
+    """Of the bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,238 @@
+"""Layouts: the clips of each split, the labels torchaudio gives them, and a word on every name that does not fit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audio import datasets, waveform
+from audio.config import DataConfig
+from audio.corpus import prepare
+from audio.datasets import ClipDataset, download
+from audio.layouts import find_sources, spread
+from lm.config import SplitConfig
+from lm.errors import InputError
+from tests.audio.synthetic import RATE, sine
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def record(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, sine(300, 0.01, RATE), RATE)
+
+
+def config(root: Path, layout: str, **fields: object) -> DataConfig:
+    return DataConfig(str(root), layout, RATE, **fields)  # type: ignore[arg-type]
+
+
+def splits(root: Path, layout: str, **fields: object) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for source in find_sources(config(root, layout, **fields)):
+        found.setdefault(source.split, []).append(source.path.relative_to(root).as_posix())
+    return found
+
+
+@given(count=st.integers(0, 60), train=st.floats(0.1, 1), validation=st.floats(0.1, 1), test=st.floats(0, 1))
+def test_clips_are_spread_in_proportion_and_evenly(count: int, train: float, validation: float, test: float) -> None:
+    shares = {"train": train, "validation": validation, "test": test}
+    chosen = spread(count, SplitConfig(**shares))
+    for stop in range(count + 1):
+        counts = Counter(chosen[:stop])
+        for name, share in shares.items():
+            assert abs(counts[name] - stop * share / sum(shares.values())) < 2
+
+
+def test_a_folder_of_clips_alone_is_cut_and_one_of_splits_is_not(tmp_path: Path) -> None:
+    record(*(tmp_path / "all" / f"{i:02}.wav" for i in range(20)))
+    found = splits(tmp_path / "all", "folder")
+    assert {name: len(paths) for name, paths in found.items()} == {"train": 18, "validation": 2}
+    record(tmp_path / "cut" / "train" / "deep" / "a.FLAC", tmp_path / "cut" / "validation" / "b.wav")
+    assert splits(tmp_path / "cut", "folder") == {"train": ["train/deep/a.FLAC"], "validation": ["validation/b.wav"]}
+
+
+def ljspeech(root: Path) -> Path:
+    record(*(root / "wavs" / f"LJ-{i}.{'wav' if i else 'flac'}" for i in range(10)))
+    lines = [f'LJ-{i}|"Said" {i}|said {i}' for i in range(10)]
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_ljspeech_follows_its_lists_and_without_them_its_metadata(tmp_path: Path) -> None:
+    root = ljspeech(tmp_path / "LJSpeech-1.1")
+    assert {name: len(paths) for name, paths in splits(root, "ljspeech").items()} == {"train": 9, "validation": 1}
+    (root / "train.txt").write_text("LJ-3\nLJ-0\n")
+    (root / "valid.txt").write_text("LJ-5|text\n")
+    expected = {"train": ["wavs/LJ-3.wav", "wavs/LJ-0.flac"], "validation": ["wavs/LJ-5.wav"]}
+    assert splits(root, "ljspeech") == expected
+    waves, rate, transcript, normalised = ClipDataset(config(root, "ljspeech"))[1]
+    assert isinstance(waves, datasets.Tensor)
+    assert (waves.shape, rate, transcript, normalised) == ((1, 80), RATE, '"Said" 0', "said 0")
+    (root / "train.txt").write_text("LJ-3\nLJ-5\n")
+    with pytest.raises(InputError, match="'LJ-5' is listed twice, in train and in validation"):
+        find_sources(config(root, "ljspeech"))
+
+
+def test_an_id_that_is_a_path_or_has_no_file_is_skipped_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = ljspeech(tmp_path / "LJSpeech-1.1")
+    (root / "train.txt").write_text("LJ-3\nLJ-404\n..\nLJ 1\n")
+    (root / "valid.txt").write_text("LJ-5\n")
+    corpus = prepare(config(root, "ljspeech", cache=str(tmp_path / "cache")))
+    assert len(corpus.splits["train"].starts) == 1
+    assert "LJ-404.wav: cannot be opened: No such file" in caplog.text
+    assert "its id '..' is not a plain name" in caplog.text
+    assert "its id 'LJ 1' is not a plain name" in caplog.text
+
+
+def test_librispeech_parts_are_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "LibriSpeech"
+    names = {"train-clean-100": "103-1240-0000", "dev-clean": "84-121123-0001", "test-clean": "61-70968-0002"}
+    for part, name in names.items():
+        speaker, chapter, _ = name.split("-")
+        record(root / part / speaker / chapter / f"{name}.flac")
+    (root / "train-clean-100/103/1240/103-1240.trans.txt").write_text("103-1240-0000 CHAPTER ONE\n")
+    (root / "intro-disclaimers").mkdir()
+    expected = [(names[part], split) for part, split in zip(names, ("train", "validation", "test"), strict=True)]
+    for path in (root, tmp_path):  # torchaudio's root is the folder above
+        assert [(s.path.stem, s.split) for s in find_sources(config(path, "librispeech"))] == expected
+    item = ClipDataset(config(root, "librispeech"))[0]
+    assert item[1:] == (RATE, "CHAPTER ONE", 103, 1240, 0)
+    record(root / "dev-clean/84/121123/surplus.flac")
+    prepare(config(root, "librispeech", cache=str(tmp_path / "cache")))
+    assert "surplus.flac: is not named speaker-chapter-utterance" in caplog.text
+
+
+def speechcommands(root: Path) -> Path:
+    record(
+        *(root / word / f"{s}_nohash_{k}.wav" for word in ("one", "two", "yes") for s in ("ann", "bob") for k in (0, 1))
+    )
+    record(root / "_background_noise_" / "hum.wav")
+    (root / "testing_list.txt").write_text("one/ann_nohash_0.wav\nyes/bob_nohash_1.wav\n")
+    (root / "validation_list.txt").write_text("two/bob_nohash_0.wav\n")
+    return root
+
+
+def test_speech_commands_follow_their_lists(tmp_path: Path) -> None:
+    root = speechcommands(tmp_path / "commands")
+    found = splits(root, "speechcommands")
+    assert found["test"] == ["one/ann_nohash_0.wav", "yes/bob_nohash_1.wav"]
+    assert found["validation"] == ["two/bob_nohash_0.wav"]
+    assert len(found["train"]) == 9
+    assert not any("_background_noise_" in path for paths in found.values() for path in paths)
+    digits = splits(root, "speechcommands", words=("one", "two"))
+    assert {name: len(paths) for name, paths in digits.items()} == {"train": 6, "validation": 1, "test": 1}
+    item = ClipDataset(config(root, "speechcommands"), "test")[0]
+    assert item[1:] == (RATE, "one", "ann", 0)
+    with pytest.raises(InputError, match="has no folder three; it has one, two, yes"):
+        find_sources(config(root, "speechcommands", words=("one", "three")))
+    (root / "validation_list.txt").unlink()
+    without = splits(root, "speechcommands")
+    assert {name: len(paths) for name, paths in without.items()} == {"train": 9, "validation": 1, "test": 2}
+
+
+def test_commands_that_do_not_fit_are_skipped_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = speechcommands(tmp_path / "commands")
+    record(root / "one" / "plain.wav")
+    with (root / "testing_list.txt").open("a") as file:
+        file.write("two/absent_nohash_3.wav\none/../../../etc/passwd_nohash_0.wav\n")
+    prepare(config(root, "speechcommands", cache=str(tmp_path / "cache")))
+    assert "'one/plain.wav' is not named WORD/SPEAKER_nohash_NUMBER" in caplog.text
+    assert "absent_nohash_3.wav: cannot be opened" in caplog.text
+    assert "'one/../../../etc/passwd_nohash_0.wav' is not named" in caplog.text
+
+
+def test_what_torchaudio_lists_is_what_is_found(tmp_path: Path) -> None:
+    torchaudio = waveform.torchaudio_module()
+    if torchaudio is None:
+        pytest.skip("torchaudio does not import beside this torch")
+    root = speechcommands(tmp_path / "SpeechCommands" / "speech_commands_v0.02")
+    for split, subset in (("train", "training"), ("validation", "validation"), ("test", "testing")):
+        theirs = torchaudio.datasets.SPEECHCOMMANDS(tmp_path, subset=subset)
+        mine = ClipDataset(config(root, "speechcommands"), split)
+        labels = {theirs.get_metadata(i)[2:] for i in range(len(theirs))}
+        assert {source.labels for source in mine.sources} == labels
+
+
+def test_what_is_missing_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent: there is no such folder\nfetch it(.|\n)*data\.path=WHERE"):
+        find_sources(config(tmp_path / "absent", "folder", origin="fetch it"))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is not a folder"):
+        find_sources(config(tmp_path / "file", "folder"))
+    (tmp_path / "empty").mkdir()
+    for layout in ("folder", "librispeech", "speechcommands"):
+        with pytest.raises(InputError, match=f"has no clip for train in the layout {layout}"):
+            find_sources(config(tmp_path / "empty", layout))
+    with pytest.raises(InputError, match=r"metadata\.csv: there is no such file"):
+        find_sources(config(tmp_path / "empty", "ljspeech"))
+    (tmp_path / "empty" / "metadata.csv").write_bytes(b"a|\xff\n")
+    with pytest.raises(InputError, match=r"metadata\.csv: byte 2: is not UTF-8"):
+        find_sources(config(tmp_path / "empty", "ljspeech"))
+
+
+class FakeTorchaudio:
+    """Stands for a network: notes what is asked for, and makes it or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.datasets = self
+        self.asked: list[tuple[str, str]] = []
+        self.error = error
+
+    def LJSPEECH(self, root: Path, download: bool) -> None:
+        self._make("LJSPEECH", root)
+        ljspeech(root / "LJSpeech-1.1")
+
+    def LIBRISPEECH(self, root: Path, url: str, download: bool) -> None:
+        self._make(url, root)
+
+    def SPEECHCOMMANDS(self, root: Path, url: str, download: bool) -> None:
+        self._make(url, root)
+
+    def _make(self, what: str, root: Path) -> None:
+        if self.error:
+            raise self.error
+        self.asked.append((what, root.name))
+
+
+def test_torchaudio_fetches_what_is_missing_where_it_is_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeTorchaudio()
+    monkeypatch.setattr(waveform, "torchaudio_module", lambda: fake)
+    lj = config(tmp_path / "data" / "LJSpeech-1.1", "ljspeech", download=True, cache=str(tmp_path / "cache"))
+    assert len(prepare(lj).splits["train"].starts) == 9
+    prepare(lj)
+    assert fake.asked == [("LJSPEECH", "data")]
+    download(config(tmp_path / "SpeechCommands" / "speech_commands_v0.02", "speechcommands"))
+    download(config(tmp_path / "data" / "LibriSpeech", "librispeech"))
+    assert fake.asked[1:] == [
+        ("speech_commands_v0.02", tmp_path.name),
+        *((part, "data") for part in datasets.LIBRISPEECH_PARTS),
+    ]
+    with pytest.raises(InputError, match=r"expected data\.path to end in LJSpeech-1\.1"):
+        download(config(tmp_path / "mine", "ljspeech"))
+    with pytest.raises(InputError, match="no data set in the layout folder"):
+        download(config(tmp_path / "mine", "folder"))
+    fake.error = OSError("no network")
+    with pytest.raises(InputError, match=r"could not fetch ljspeech to .*: no network"):
+        download(lj)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")
+def test_the_shared_sets_are_read_whole() -> None:
+    speech = find_sources(DataConfig(str(SHARED / "speech-en24"), "ljspeech", 24_000))
+    assert Counter(source.split for source in speech) == {"train": 1019, "validation": 57}
+    digits = find_sources(DataConfig(str(SHARED / "digits8"), "speechcommands", 8_000))
+    assert Counter(source.split for source in digits) == {"train": 2430, "validation": 270, "test": 300}
+    clip = waveform.read(speech[0].path)
+    assert clip.rate == 24_000
+    assert np.abs(clip.samples).max() <= 1
