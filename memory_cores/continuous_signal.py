@@ -36,6 +36,34 @@ class GaussianBasis(NamedTuple):
         return logarithm.exp().flatten(-2)
 
 
+class SignalOperators(NamedTuple):
+    """The constants that make and extend signals."""
+
+    basis: GaussianBasis
+    first: Tensor
+    """(N, g), makes coefficients of a first block."""
+    new: Tensor
+    """(N, g), of a block behind an old signal."""
+    samples: Tensor
+    """(N, M), of samples of the old signal."""
+    old: Tensor
+    """(N, N), of the old signal's coefficients, where it is sampled evenly."""
+
+    def refit(self, old: Tensor, block: Tensor, continued: Tensor, points: Tensor | None = None) -> Tensor:
+        """The coefficients (B, N, D) of the signals old (B, N, D) that go on with block (B, g, D).
+
+        Where continued (B,) is False nothing is kept of the old signal and the block is a first one. The old signal
+        is sampled at `points` (B, M), in order, or evenly if None. Nothing is done in half precision, also under
+        autocast.
+        """
+        with torch.autocast(old.device.type, enabled=False):
+            block = block.to(old.dtype)
+            carry = self.old
+            if points is not None:
+                carry = self.samples @ self.basis.values(points.to(old.dtype))  # (B, N, N)
+            return torch.where(continued[:, None, None], carry @ old + self.new @ block, self.first @ block)
+
+
 class ContinuousSignal(nn.Module):
     """x(t) = B^T psi(t) on [0, 1]: how D signals, held as coefficients B (N, D), are fitted and extended.
 
@@ -68,16 +96,11 @@ class ContinuousSignal(nn.Module):
         later, later_condition = ridge_operator(basis, torch.cat([squeezed, new]), ridge)
         self.condition = max(condition, later_condition)
         """The larger condition number of the two regressions."""
-        constants = {
-            "centres": basis.centres,
-            "widths": basis.widths,
-            "first": first,  # (N, g), of a first block
-            "new": later[:, num_samples:],  # (N, g), of a later block
-            "samples": later[:, :num_samples],  # (N, M), of samples of the old signal
-            "old": later[:, :num_samples] @ basis.values(ends(num_samples)),  # (N, N), of the old coefficients
-        }
-        for name, constant in constants.items():
-            self.register_buffer(name, constant.to(torch.get_default_device()), persistent=False)
+        old = later[:, :num_samples] @ basis.values(ends(num_samples))
+        operators = SignalOperators(basis, first, later[:, num_samples:], later[:, :num_samples], old)
+        for name, constant in {**basis._asdict(), **operators._asdict()}.items():
+            if isinstance(constant, Tensor):
+                self.register_buffer(name, constant.to(torch.get_default_device()), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ContinuousSignal:
         exact = dict(self.named_buffers())
@@ -86,28 +109,11 @@ class ContinuousSignal(nn.Module):
             self.register_buffer(name, constant.to(getattr(self, name).device), persistent=False)
         return self
 
-    def basis(self, dtype: torch.dtype) -> GaussianBasis:
-        return GaussianBasis(self.constant("centres", dtype), self.constant("widths", dtype))
-
-    def constant(self, name: str, dtype: torch.dtype) -> Tensor:
-        constant: Tensor = getattr(self, name)
-        return constant.to(dtype)
-
-    def refit(self, old: Tensor, block: Tensor, continued: Tensor, points: Tensor | None = None) -> Tensor:
-        """The coefficients (B, N, D) of the signals old (B, N, D) that go on with block (B, g, D).
-
-        Where continued (B,) is False nothing is kept of the old signal and the block is a first one. The old signal
-        is sampled at `points` (B, M), in order, or evenly if None. Nothing is done in half precision, also under
-        autocast.
-        """
-        dtype = old.dtype
-        with torch.autocast(old.device.type, enabled=False):
-            block = block.to(dtype)
-            carry = self.constant("old", dtype)
-            if points is not None:
-                carry = self.constant("samples", dtype) @ self.basis(dtype).values(points.to(dtype))  # (B, N, N)
-            extended = carry @ old + self.constant("new", dtype) @ block
-            return torch.where(continued[:, None, None], extended, self.constant("first", dtype) @ block)
+    def operators(self, dtype: torch.dtype) -> SignalOperators:
+        """The constants in `dtype`."""
+        constants = {name: constant.to(dtype) for name, constant in self.named_buffers()}
+        basis = GaussianBasis(constants.pop("centres"), constants.pop("widths"))
+        return SignalOperators(basis, **constants)
 
 
 def ridge_operator(basis: GaussianBasis, points: Tensor, ridge: float) -> tuple[Tensor, float]:

@@ -11,9 +11,9 @@ MULTIPLIERS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64
 
 
 def uniforms(key: Tensor, counter: Tensor, salt: int, count: int) -> Tensor:
-    """(B, count) float64 in [0, 1), independent numbers for each key (B,), counter (B,), both int64, and salt."""
+    """(..., count) float64 in [0, 1), independent ones for each key and counter, int64 (...), and each salt."""
     place = torch.arange(count, device=key.device)
-    word = scrambled(scrambled(scrambled(key) + counter) + salt)[:, None] + place
+    word = scrambled(scrambled(scrambled(key) + counter) + salt)[..., None] + place
     return shifted(scrambled(word), 11).to(torch.float64) * 2.0**-53
 
 

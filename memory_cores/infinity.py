@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from memory_cores.continuous_signal import MAX_BASIS, MAX_CONDITION, MAX_OPERATOR, ContinuousSignal
 from memory_cores.core import CoreOutput, State
+from memory_cores.counter_random import uniforms
 from memory_cores.infinity_stream import InfinityStream, generator_of, sampler_of
 from memory_cores.long_term_attention import Density, LongTermAttention, LongTermRecall
 from memory_cores.long_term_schedule import LongTermSchedule, Turns
@@ -39,11 +40,12 @@ class Infinity(MemoryTransformer):
     the others were, as it is outside [0, 1]. The steps that enter and the old signal are constants: the long-term
     memory trains the weights that read it, and the mask and norm by the newest turn of a call, as in the authors' code.
 
-    State: memory (B, L, C, D), the last C = memory_length + granularity - 1 inputs of each layer, newest last, zeros
-    where unused; coefficients (B, L, num_basis, D) of the signals, zeros where they hold nothing; age (B,) int64, steps
-    of the episode up to C + 1; phase (B,) int64, steps seen modulo granularity. With sticky memories also histogram
-    (B, L, 128), the attention paid to equal parts of the signal since the last turn, and generator (B, 2) int64, a key,
-    0 at first, and a counter, from which a row's random numbers follow: rows with one key draw the same ones.
+    State: memory (B, L, C, D), the last C = memory_length + granularity inputs of each layer, newest last, zeros where
+    unused; coefficients (B, L, num_basis, D) of the signals that the last step attended to, zeros where it found
+    nothing; age (B,) int64, steps of the episode up to C + 1; phase (B,) int64, steps seen modulo granularity. With
+    sticky memories also histogram (B, L, 128), the attention paid to equal parts of the signal since the last turn, and
+    generator (B, 2) int64, a key, 0 at first, and a counter, from which a row's random numbers follow: rows with one
+    key draw the same ones.
     Parameters do not depend on memory_length or granularity, so both may differ between training and evaluation.
 
     Metrics, over queries that found a memory: the densities' mean position and mean standard deviation, their kl
@@ -152,34 +154,41 @@ class Infinity(MemoryTransformer):
         key, refits = generator_of(state)
         turns = self.long_term_schedule.turns(age, refits, window)
         positions = self.positions(window, like=memory)
+        operators = self.signal.operators(memory.dtype)
         x = x.to(memory.dtype)  # under autocast the input may come in half precision; the residual stream never is
         inputs, recalls = [], []
         for layer, block in enumerate(self.blocks):
             inputs.append(x.detach())
-            recall = self.long_term_recall(layer, state, turns, inputs[-1])
+            attention = cast(LongTermAttention, self.long_term[layer])
+            leaving = turns.leaving(torch.cat([memory[:, layer], inputs[-1]], dim=1))
+            recall = LongTermRecall(
+                attention,
+                operators,
+                turns,
+                blocks=attention.masked(cast(TransformerBlock, block).normalise_memory(leaving), turns.kept),
+                coefficients=state["coefficients"][:, layer],
+                sticky=sampler_of(state, layer),
+                uniforms=self.uniforms(key[:, None], turns.refits, layer),
+            )
             x = block(x, memory[:, layer], window.blocks, positions, None, recall)
             recalls.append(recall)
 
         after = {
             "memory": push(memory, inputs, window.age),
-            "coefficients": held([recall.coefficients for recall in recalls], turns.holds_after),
+            "coefficients": held([recall.coefficients for recall in recalls], turns),
         }
         if self.sticky:
             histograms = [recall.sticky.histogram for recall in recalls if recall.sticky is not None]
-            after["histogram"] = held(histograms, turns.holds_after)
+            after["histogram"] = held(histograms, turns)
             after["generator"] = torch.stack([key, turns.refits_after], dim=1)
         kl = torch.stack([self.divergence(recall.density, turns.holds) for recall in recalls])
         metrics = {**recall_metrics(recalls, turns.holds), "kl": kl.detach().mean()}
         state = {**after, "age": window.age, "phase": window.phase}
         return CoreOutput(x, state, {"kl": self.kl_weight * kl.sum()}, metrics), recalls
 
-    def long_term_recall(self, layer: int, state: State, turns: Turns, inputs: Tensor) -> LongTermRecall:
-        """The long-term memory of one layer through a call with the inputs (B, T, D), which carry no gradient."""
-        block, attention = cast(TransformerBlock, self.blocks[layer]), cast(LongTermAttention, self.long_term[layer])
-        leaving = turns.leaving(torch.cat([state["memory"][:, layer], inputs], dim=1))
-        entering = attention.masked(block.normalise_memory(leaving), turns.kept)
-        coefficients = state["coefficients"][:, layer]
-        return LongTermRecall(attention, self.signal, turns, entering, coefficients, sampler_of(state, layer))
+    def uniforms(self, key: Tensor, refits: Tensor, layer: int) -> Tensor:
+        """(..., M) in [0, 1) for the M samples of a layer's refits, by keys and counters (...); none if not sticky."""
+        return uniforms(key, refits, layer, self.signal.num_samples if self.sticky else 0)
 
     def divergence(self, density: Density, holds: Tensor) -> Tensor:
         """The mean of KL(N(mean, variance) || N(mu0, sigma0^2)), less the term of the means if mu0 is None."""
@@ -193,10 +202,10 @@ class Infinity(MemoryTransformer):
         return InfinityStream(self, batch_size)
 
 
-def held(layers: list[Tensor], holds: Tensor) -> Tensor:
-    """L tensors (B, N, ...) of long-term memories as one of the state, with zeros where holds (B,) is False."""
+def held(layers: list[Tensor], turns: Turns) -> Tensor:
+    """L tensors (B, N, ...) of long-term memories as one of the state, zeros where the last step found nothing."""
     state = torch.stack([layer.detach() for layer in layers], dim=1)
-    return state.masked_fill_(~holds.view(-1, *[1] * (state.dim() - 1)), 0.0)
+    return state.masked_fill_(~turns.holds[:, -1].view(-1, *[1] * (state.dim() - 1)), 0.0)
 
 
 def mean_where(holds: Tensor, values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from memory_cores.continuous_signal import GaussianBasis
+from memory_cores.continuous_signal import SignalOperators
 from memory_cores.core import State
 from memory_cores.long_term_attention import LongTermAttention
 from memory_cores.sticky_memory import StickySampler
@@ -23,7 +23,7 @@ class InfinityStream(TransformerXLStream):
     core: Infinity
     long_term: list[LongTermCache]
     holds: Tensor
-    """(B,) bool, True where the long-term memory holds anything of the episode."""
+    """(B,) bool, True where the long-term memory holds anything of the episode of the last step."""
     key: Tensor
     refits: Tensor
     """Both (B,), of the generators of sticky memories."""
@@ -32,14 +32,13 @@ class InfinityStream(TransformerXLStream):
         super().forget(reset)
         self.hold(self.holds & ~reset)
 
-    def advance(self) -> None:
-        super().advance()
-        schedule = self.core.schedule
-        if self.phase == schedule.memory_length % schedule.granularity:
+    def prepare(self) -> None:
+        super().prepare()
+        if self.core.long_term_schedule.due(self.phase):
             self.turn()
 
     def turn(self) -> None:
-        """Let the block that has just left the memory enter the long-term memories."""
+        """Let the block that leaves the memory before the step at hand enter the long-term memories."""
         schedule = self.core.schedule
         end = self.place - schedule.memory_length
         first = end - schedule.granularity
@@ -48,7 +47,8 @@ class InfinityStream(TransformerXLStream):
         kept = (places >= self.episode_place[:, None])[:, None]  # (B, 1, g)
         for layer, (block, long_term) in enumerate(zip(self.blocks, self.long_term, strict=True)):
             leaving = block.block.normalise_memory(self.inputs[layer, :, None, first:end])
-            long_term.refit(long_term.attention.masked(leaving, kept)[:, 0], continued, self.refits)
+            entering = long_term.attention.masked(leaving, kept)[:, 0]
+            long_term.refit(entering, continued, self.core.uniforms(self.key, self.refits, layer))
         self.refits = torch.where(continued, self.refits + 1, 0)
         self.hold(self.episode_place < end)
 
@@ -80,7 +80,7 @@ class InfinityStream(TransformerXLStream):
             self.long_term = [LongTermCache(self.core, layer, state) for layer in range(self.core.num_layers)]
         for block, long_term in zip(self.blocks, self.long_term, strict=True):
             block.beside = long_term
-        self.hold(self.core.long_term_schedule.holds(state["age"], self.phase))
+        self.hold(self.core.long_term_schedule.held(state["age"], self.phase))
 
 
 class LongTermCache:
@@ -88,9 +88,8 @@ class LongTermCache:
 
     def __init__(self, core: Infinity, layer: int, state: State) -> None:
         self.attention = cast(LongTermAttention, core.long_term[layer])
-        self.signal = core.signal
         self.coefficients = state["coefficients"][:, layer].detach().clone()
-        self.basis: GaussianBasis = self.signal.basis(self.coefficients.dtype)
+        self.operators: SignalOperators = core.signal.operators(self.coefficients.dtype)
         self.keys = self.attention.keys(self.coefficients)
         self.sticky = sampler_of(state, layer)
         self.asleep = True
@@ -105,15 +104,15 @@ class LongTermCache:
         density = self.attention.densities(query.transpose(0, 1)[:, :, None], self.keys, self.coefficients.dtype)
         if self.sticky is not None:
             self.sticky.observe(*density)
-        found: Tensor = self.attention.output(self.attention.read(density, self.keys, self.basis)[:, 0])
+        found: Tensor = self.attention.output(self.attention.read(density, self.keys, self.operators.basis)[:, 0])
         if self.empty is not None:
             found = found.masked_fill(self.empty, 0.0)
         return attended.add_(found)
 
-    def refit(self, block: Tensor, continued: Tensor, refits: Tensor) -> None:
+    def refit(self, block: Tensor, continued: Tensor, uniforms: Tensor) -> None:
         """Let block (B, g, D) enter the signal, as `LongTermRecall` does."""
-        points = None if self.sticky is None else self.sticky.draw(refits, self.signal.num_samples)
-        self.coefficients = self.signal.refit(self.coefficients, block, continued, points)
+        points = None if self.sticky is None else self.sticky.draw(uniforms)
+        self.coefficients = self.operators.refit(self.coefficients, block, continued, points)
         self.keys = self.attention.keys(self.coefficients)
 
 
@@ -129,5 +128,4 @@ def sampler_of(state: State, layer: int) -> StickySampler | None:
     """The sampler of one layer, None where memories are not sticky."""
     if "histogram" not in state:
         return None
-    key, _ = generator_of(state)
-    return StickySampler(state["histogram"][:, layer].detach().clone(), key, layer)
+    return StickySampler(state["histogram"][:, layer].detach().clone())

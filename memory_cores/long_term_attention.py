@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memory_cores.continuous_signal import ContinuousSignal, GaussianBasis
+from memory_cores.continuous_signal import GaussianBasis, SignalOperators
 from memory_cores.initialisation import fan_in_normal_
 from memory_cores.long_term_schedule import Turns
 from memory_cores.sticky_memory import StickySampler
@@ -93,35 +93,36 @@ class LongTermRecall:
     def __init__(
         self,
         attention: LongTermAttention,
-        signal: ContinuousSignal,
+        operators: SignalOperators,
         turns: Turns,
         blocks: Tensor,
         coefficients: Tensor,
         sticky: StickySampler | None,
+        uniforms: Tensor,
     ) -> None:
-        """blocks: (B, n, g, D), what enters the signal of coefficients (B, N, D) at the turns."""
+        """blocks: (B, n, g, D), what enters the signal of coefficients (B, N, D) at the turns. uniforms: (B, n, M)."""
         self.attention = attention
-        self.signal = signal
+        self.operators = operators
         self.turns = turns
         self.blocks = blocks
         self.coefficients = coefficients
         self.sticky = sticky
+        self.uniforms = uniforms
         self.points: list[Tensor] = []
         """Where the old signal was sampled at each turn (B, M), if memories are sticky."""
 
     def __call__(self, query: Tensor, attended: Tensor) -> Tensor:
         """attended (B, T, D), the attention's output, and what the scaled queries (B, H, T, D / H) find here."""
         dtype = self.coefficients.dtype
-        basis = self.signal.basis(dtype)
         contexts, densities = [], []
-        for turn, (start, stop) in enumerate(itertools.pairwise(self.turns.edges)):
+        for turn, (start, stop) in enumerate(itertools.pairwise([0, *self.turns.times, query.shape[2]])):
             if turn:
                 self.refit(turn - 1)
-            if start == stop:  # a turn after the call's last step
-                break
+            if start == stop:  # a turn before the call's first step
+                continue
             keys = self.attention.keys(self.coefficients)
             density = self.attention.densities(query[:, :, start:stop], keys, dtype)
-            contexts.append(self.attention.read(density, keys, basis))
+            contexts.append(self.attention.read(density, keys, self.operators.basis))
             densities.append(density)
             if self.sticky is not None:
                 self.sticky.observe(*density)
@@ -134,7 +135,7 @@ class LongTermRecall:
     def refit(self, turn: int) -> None:
         """Let the block of a turn enter the signal; the old signal is a constant from then on."""
         old = self.coefficients.detach()
-        points = None if self.sticky is None else self.sticky.draw(self.turns.refits[:, turn], self.signal.num_samples)
+        points = None if self.sticky is None else self.sticky.draw(self.uniforms[:, turn])
         if points is not None:
             self.points.append(points)
-        self.coefficients = self.signal.refit(old, self.blocks[:, turn], self.turns.continued[:, turn], points)
+        self.coefficients = self.operators.refit(old, self.blocks[:, turn], self.turns.continued[:, turn], points)

@@ -7,27 +7,23 @@ import math
 import torch
 from torch import Tensor
 
-from memory_cores.counter_random import uniforms
-
 BINS = 128
 
 
 class StickySampler:
     """The attention paid to one layer's long-term memory since its last refit, and the points drawn from it."""
 
-    def __init__(self, histogram: Tensor, key: Tensor, layer: int) -> None:
-        """histogram: (B, BINS). key: (B,) int64, of the counter-based generator."""
+    def __init__(self, histogram: Tensor) -> None:
+        """histogram: (B, BINS)"""
         self.histogram = histogram
-        self.key = key
-        self.layer = layer
 
     def observe(self, mean: Tensor, variance: Tensor) -> None:
         """Count the attention of densities N(mean, variance), both (B, H, T)."""
         self.histogram = self.histogram + attention_histogram(mean.detach(), variance.detach())
 
-    def draw(self, refits: Tensor, points: int) -> Tensor:
-        """The points (B, M) for the refit that refits (B,) of its episode came before; empties the histogram."""
-        drawn = sampled_points(self.histogram, uniforms(self.key, refits, self.layer, points))
+    def draw(self, uniforms: Tensor) -> Tensor:
+        """Points (B, M), drawn by uniforms (B, M) in [0, 1); empties the histogram."""
+        drawn = sampled_points(self.histogram, uniforms)
         self.histogram = torch.zeros_like(self.histogram)
         return drawn
 
