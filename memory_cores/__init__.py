@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from memory_cores.compressive import Compressive
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
 from memory_cores.feedforward import Feedforward
+from memory_cores.infinity import Infinity
 from memory_cores.lstm import LSTM
 from memory_cores.transformer_xl import TransformerXL
 
@@ -21,6 +22,7 @@ __all__ = ["CORES", "CoreOutput", "MemoryCore", "State", "Stream", "build", "des
 CORES: dict[str, type[MemoryCore]] = {
     "compressive": Compressive,
     "feedforward": Feedforward,
+    "infinity": Infinity,
     "lstm": LSTM,
     "transformer_xl": TransformerXL,
 }

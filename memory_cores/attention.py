@@ -15,6 +15,9 @@ from memory_cores.positions import relative_shift, rotate
 
 Observe = Callable[[QueryBlock, Tensor], None]
 """Is shown the attention weights (B, H, S, K) of every query block, without gradient and before dropout."""
+Beside = Callable[[Tensor, Tensor], Tensor]
+"""Is given the scaled queries (B, H, T, D / H), without positions, and the attention's output (B, T, D); returns what
+the layer takes for that."""
 
 
 class RelativePositions(NamedTuple):
@@ -101,6 +104,7 @@ class RelativeAttention(MemoryAttention):
         blocks: list[QueryBlock],
         positions: RelativePositions,
         observe: Observe | None = None,
+        beside: Beside | None = None,
     ) -> Tensor:
         """x (B, T, D) attends to memory (B, M, D) and itself where the blocks' masks allow -> (B, T, D)."""
         query, key, value = self.project(x, memory)
@@ -127,7 +131,8 @@ class RelativeAttention(MemoryAttention):
             if observe is not None:
                 observe(block, weights.detach())
             contexts.append(self.dropout(weights) @ seen(value, block))
-        return self.merge(contexts)
+        attended = self.merge(contexts)
+        return attended if beside is None else beside(query * self.scale, attended)
 
 
 class RotaryAttention(MemoryAttention):
@@ -143,11 +148,12 @@ class RotaryAttention(MemoryAttention):
         blocks: list[QueryBlock],
         positions: RotaryPositions,
         observe: Observe | None = None,
+        beside: Beside | None = None,
     ) -> Tensor:
         """x (B, T, D) attends to memory (B, M, D) and itself where the blocks' masks allow -> (B, T, D)."""
-        query, key, value = self.project(x, memory)
+        unturned, key, value = self.project(x, memory)
         cosine, sine = positions
-        query = rotate(query, cosine[-x.shape[1] :], sine[-x.shape[1] :])
+        query = rotate(unturned, cosine[-x.shape[1] :], sine[-x.shape[1] :])
         key = rotate(key, cosine, sine)
         dropout = self.dropout.p if self.training else 0.0
         contexts = []
@@ -164,7 +170,8 @@ class RotaryAttention(MemoryAttention):
                 weights = scores.masked_fill(~block.mask, -torch.inf).softmax(dim=-1)
                 observe(block, weights.detach())
                 contexts.append(self.dropout(weights) @ seen(value, block))
-        return self.merge(contexts)
+        attended = self.merge(contexts)
+        return attended if beside is None else beside(unturned * self.scale, attended)
 
 
 def seen(keys: Tensor, block: QueryBlock) -> Tensor:

@@ -62,13 +62,17 @@ class StepCache(KeyValueCache):
         weight = attention.qkv.weight.detach().clone()
         weight[:d_model] *= attention.scale
         self.qkv = packed(weight)
+        self.query: Tensor
+        """(H, B, D / H), the scaled queries of the step at hand, without positions."""
         self.slots: SlotCache | None = None
         self.usage: Tensor | None = None
         """(B, N), the attention that each step received since the schedule's turn after it; counted if not None."""
 
     def project(self, x: Tensor) -> Tensor:
         """The scaled queries, the keys and the values (3, H, B, D / H) of x (B, D), as a view."""
-        return torch.mm(x, self.qkv).view(-1, 3, self.heads, self.width).permute(1, 2, 0, 3)
+        projected = torch.mm(x, self.qkv).view(-1, 3, self.heads, self.width).permute(1, 2, 0, 3)
+        self.query = projected[0]
+        return projected
 
     def scores(self, x: Tensor, seen: Seen) -> Tensor:
         """Write the keys and values of x (B, D) at its place; return its scores (H B, 1, seen steps)."""
@@ -112,10 +116,9 @@ class RelativeStepCache(StepCache):
 
     def scores(self, x: Tensor, seen: Seen) -> Tensor:
         projected = self.project(x)
-        query = projected[0]
         self.buffer[:, :, :, seen.place] = projected[1:]
-        torch.add(query, self.content_bias, out=self.content_query)
-        torch.add(query, self.position_bias, out=self.position_query)
+        torch.add(self.query, self.content_bias, out=self.content_query)
+        torch.add(self.query, self.position_bias, out=self.position_query)
         count = seen.place + 1 - seen.start
         scores = torch.bmm(self.position_query, self.distances[:, :, self.distances.shape[2] - count :])
         keys = self.keys[:, seen.start : seen.place + 1].transpose(1, 2)
@@ -137,7 +140,6 @@ class RotaryStepCache(StepCache):
 
     def scores(self, x: Tensor, seen: Seen) -> Tensor:
         projected = self.project(x)
-        self.query = projected[0]
         query, key = rotate(projected[:2], self.cosine[seen.place], self.sine[seen.place])
         self.buffer[0, :, :, seen.place] = key
         self.buffer[1, :, :, seen.place] = projected[2]

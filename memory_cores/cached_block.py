@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,8 @@ class CachedBlock:
         self.block = block
         self.norm = block.norm
         self.cache = cache
+        self.beside: Callable[[Tensor, Tensor], Tensor] | None = None
+        """Given the scaled queries (H, B, D / H) and the attention's output (B, D), what the layer takes for that."""
         self.attention_output = packed(cache.attention.output.weight)
         self.hidden = packed(block.mlp.hidden.weight)
         self.output = packed(block.mlp.output.weight)
@@ -33,14 +36,18 @@ class CachedBlock:
         """x (B, D) attends to what is cached and seen, and itself -> (B, D)."""
         block = self.block
         if self.norm == "post":
-            attended = torch.mm(self.cache.attend(x, seen), self.attention_output)
+            attended = self.attend(x, seen)
             h = normalise(attended.add_(x), block.attention_norm)
             return normalise(self.mlp(h).add_(h), block.mlp_norm)
-        context = self.cache.attend(normalise(x, block.attention_norm), seen)
-        attended = torch.mm(context, self.attention_output).relu_()
+        attended = self.attend(normalise(x, block.attention_norm), seen).relu_()
         h = self.attention_gate.combine(x, attended) if self.norm == "gru" else attended.add_(x)
         transformed = self.mlp(normalise(h, block.mlp_norm)).relu_()
         return self.mlp_gate.combine(h, transformed) if self.norm == "gru" else transformed.add_(h)
+
+    def attend(self, x: Tensor, seen: Seen) -> Tensor:
+        """The attention's output (B, D) for its input x (B, D)."""
+        attended = torch.mm(self.cache.attend(x, seen), self.attention_output)
+        return attended if self.beside is None else self.beside(self.cache.query, attended)
 
     def mlp(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""

@@ -44,8 +44,7 @@ class TransformerXLStream(Stream):
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self.step(x.to(self.inputs.dtype), reset)
-        if self.place == self.length:
-            self.slide()
+        self.prepare()
         if reset is not None and reset.any():
             self.forget(reset)
         seen = self.seen()
@@ -54,6 +53,11 @@ class TransformerXLStream(Stream):
             x = block.step(x, seen)
         self.advance()
         return x
+
+    def prepare(self) -> None:
+        """Make ready for a step."""
+        if self.place == self.length:
+            self.slide()
 
     def forget(self, reset: Tensor) -> None:
         """Forbid the past to rows where reset (B,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -35,6 +36,15 @@ def probability(**options: object) -> list[str]:
         f"{name} is {value!r}, expected a number in [0, 1)"
         for name, value in options.items()
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1
+    ]
+
+
+def positive(**options: object) -> list[str]:
+    """The problems of options that must be finite numbers above 0."""
+    return [
+        f"{name} is {value!r}, expected a finite number above 0"
+        for name, value in options.items()
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf
     ]
 
 

@@ -1,0 +1,279 @@
+"""The infinity-former (Martins et al., 2109.00301): a Transformer-XL beside a continuous long-term memory."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from memory_cores.continuous_signal import MAX_BASIS, MAX_CONDITION, MAX_OPERATOR, ContinuousSignal
+from memory_cores.core import CoreOutput, State
+from memory_cores.counter_random import uniforms
+from memory_cores.infinity_stream import InfinityStream, generator_of, sampler_of
+from memory_cores.long_term_attention import Density, LongTermAttention, LongTermRecall
+from memory_cores.long_term_schedule import LongTermSchedule, Turns
+from memory_cores.memory_schedule import push
+from memory_cores.memory_transformer import MemoryTransformer, Positions, transformer_problems
+from memory_cores.sticky_memory import BINS
+from memory_cores.transformer_block import Norm, TransformerBlock
+from memory_cores.validation import at_least, check_call, positive, raise_problems
+
+
+class Infinity(MemoryTransformer):
+    """infinity-former: Transformer-XL whose old memories enter a continuous signal of fixed size; gated by default.
+
+    What leaves the memory of `memory_length` steps, `granularity` steps at a time, enters each layer's long-term
+    memory: a signal on [0, 1] of `num_basis` Gaussians, their centres evenly spaced, each at `narrow_width` and at
+    `wide_width`. At each such turn the old signal, sampled at `num_samples` points, is squeezed into [0, tau], the
+    steps are put behind it, and both are fitted anew by ridge regression with the penalty `ridge`. The granularity is
+    the paper's segment length. The signal is of the layer's inputs as its attention reads them: normalised, but for
+    post-norm.
+
+    The step's queries attend to the signal by Gaussian densities, whose expected value is added to the attention's
+    output; a memory that holds nothing adds exactly 0. `losses["kl"]` is `kl_weight` times the divergence of the
+    densities from N(mu0, sigma0^2), its mean over queries and heads that found a memory and its sum over layers;
+    without `mu0` that of their variance alone. With `sticky` memories the old signal is sampled most where the queries
+    since the last turn attended to most. With `mask` a learned mask is put on the steps that enter.
+
+    Of an episode that begins within the granularity's steps its own steps alone enter; the signal is fitted to 0 where
+    the others were, as it is outside [0, 1]. The steps that enter and the old signal are constants: the long-term
+    memory trains the weights that read it, and the mask and norm by the newest turn of a call, as in the authors' code.
+
+    State: memory (B, L, C, D), the last C = memory_length + granularity inputs of each layer, newest last, zeros where
+    unused; coefficients (B, L, num_basis, D) of the signals that the last step attended to, zeros where it found
+    nothing; age (B,) int64, steps of the episode up to C + 1; phase (B,) int64, steps seen modulo granularity. With
+    sticky memories also histogram (B, L, 128), the attention paid to equal parts of the signal since the last turn, and
+    generator (B, 2) int64, a key, 0 at first, and a counter, from which a row's random numbers follow: rows with one
+    key draw the same ones.
+    Parameters do not depend on memory_length or granularity, so both may differ between training and evaluation.
+
+    Metrics, over queries that found a memory: the densities' mean position and mean standard deviation, their kl
+    before its weight, and long_term_share, the norm of what the memory added as a share of it and the attention's.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        d_ff: int | None = None,
+        memory_length: int = 64,
+        granularity: int = 16,
+        num_basis: int = 64,
+        narrow_width: float = 0.01,
+        wide_width: float = 0.05,
+        tau: float = 0.75,
+        ridge: float = 1.0,
+        num_samples: int = 512,
+        sticky: bool = False,
+        mask: bool = False,
+        kl_weight: float = 1e-6,
+        sigma0: float = 0.05,
+        mu0: float | None = None,
+        norm: Norm = "gru",
+        positions: Positions = "relative",
+        dropout: float = 0.0,
+    ) -> None:
+        problems = transformer_problems(
+            d_model=d_model,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            d_ff=d_ff,
+            memory_length=memory_length,
+            norm=norm,
+            positions=positions,
+            dropout=dropout,
+        )
+        of_signal = signal_problems(num_basis, granularity, num_samples, narrow_width, wide_width, tau, ridge)
+        if not of_signal:
+            signal = ContinuousSignal(
+                num_basis=num_basis,
+                block_length=granularity,
+                tau=tau,
+                ridge=ridge,
+                narrow_width=narrow_width,
+                wide_width=wide_width,
+                num_samples=num_samples,
+            )
+            of_signal = condition_problems(ridge, signal.condition)
+        raise_problems("infinity", problems + of_signal + divergence_problems(kl_weight, sigma0, mu0))
+        super().__init__(
+            d_model=d_model,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            d_ff=d_ff,
+            norm=norm,
+            positions=positions,
+            dropout=dropout,
+            schedule=LongTermSchedule(memory_length, granularity),
+        )
+        self.num_basis = num_basis
+        self.sticky = sticky
+        self.kl_weight = kl_weight
+        self.sigma0 = sigma0
+        self.mu0 = mu0
+        self.signal = signal
+        self.long_term = nn.ModuleList(
+            LongTermAttention(d_model, num_heads, num_basis, mask=mask) for _ in range(num_layers)
+        )
+
+    @property
+    def long_term_schedule(self) -> LongTermSchedule:
+        return cast(LongTermSchedule, self.schedule)
+
+    def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
+        weight = next(self.parameters())
+        device = weight.device if device is None else device
+        shapes: dict[str, tuple[int, ...]] = {
+            "memory": (self.schedule.capacity, self.d_model),
+            "coefficients": (self.num_basis, self.d_model),
+        }
+        if self.sticky:
+            shapes["histogram"] = (BINS,)
+        state = {
+            name: torch.zeros(batch_size, self.num_layers, *shape, dtype=weight.dtype, device=device)
+            for name, shape in shapes.items()
+        }
+        if self.sticky:
+            state["generator"] = torch.zeros(batch_size, 2, dtype=torch.int64, device=device)
+        count = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        return {**state, "age": count, "phase": count.clone()}
+
+    def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
+        output, _ = self.recall(x, state, reset)
+        return output
+
+    def recall(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[CoreOutput, list[LongTermRecall]]:
+        """`forward`, and what each layer's long-term memory was and was asked."""
+        check_call(self, x, state, reset)
+        state = {name: tensor.detach() for name, tensor in state.items()}
+        memory, age = state["memory"], state["age"]
+        window = self.schedule.window(age, state["phase"], reset, steps=x.shape[1])
+        key, refits = generator_of(state)
+        turns = self.long_term_schedule.turns(age, refits, window)
+        positions = self.positions(window, like=memory)
+        operators = self.signal.operators(memory.dtype)
+        x = x.to(memory.dtype)  # under autocast the input may come in half precision; the residual stream never is
+        inputs, recalls = [], []
+        for layer, block in enumerate(self.blocks):
+            inputs.append(x.detach())
+            attention = cast(LongTermAttention, self.long_term[layer])
+            leaving = turns.leaving(torch.cat([memory[:, layer], inputs[-1]], dim=1))
+            recall = LongTermRecall(
+                attention,
+                operators,
+                turns,
+                blocks=attention.masked(cast(TransformerBlock, block).normalise_memory(leaving), turns.kept),
+                coefficients=state["coefficients"][:, layer],
+                sticky=sampler_of(state, layer),
+                uniforms=self.uniforms(key[:, None], turns.refits, layer),
+            )
+            x = block(x, memory[:, layer], window.blocks, positions, None, recall)
+            recalls.append(recall)
+
+        after = {
+            "memory": push(memory, inputs, window.age),
+            "coefficients": held([recall.coefficients for recall in recalls], turns),
+        }
+        if self.sticky:
+            histograms = [recall.sticky.histogram for recall in recalls if recall.sticky is not None]
+            after["histogram"] = held(histograms, turns)
+            after["generator"] = torch.stack([key, turns.refits_after], dim=1)
+        kl = torch.stack([self.divergence(recall.density, turns.holds) for recall in recalls])
+        metrics = {**recall_metrics(recalls, turns.holds), "kl": kl.detach().mean()}
+        state = {**after, "age": window.age, "phase": window.phase}
+        return CoreOutput(x, state, {"kl": self.kl_weight * kl.sum()}, metrics), recalls
+
+    def uniforms(self, key: Tensor, refits: Tensor, layer: int) -> Tensor:
+        """(..., M) in [0, 1) for the M samples of a layer's refits, by keys and counters (...); none if not sticky."""
+        return uniforms(key, refits, layer, self.signal.num_samples if self.sticky else 0)
+
+    def divergence(self, density: Density, holds: Tensor) -> Tensor:
+        """The mean of KL(N(mean, variance) || N(mu0, sigma0^2)), less the term of the means if mu0 is None."""
+        ratio = density.variance / self.sigma0**2
+        kl = 0.5 * (ratio - ratio.log() - 1)
+        if self.mu0 is not None:
+            kl = kl + 0.5 * (density.mean - self.mu0).square() / self.sigma0**2
+        return mean_where(holds, kl)
+
+    def stream(self, batch_size: int) -> InfinityStream:
+        return InfinityStream(self, batch_size)
+
+
+def held(layers: list[Tensor], turns: Turns) -> Tensor:
+    """L tensors (B, N, ...) of long-term memories as one of the state, zeros where the last step found nothing."""
+    state = torch.stack([layer.detach() for layer in layers], dim=1)
+    return state.masked_fill_(~turns.holds[:, -1].view(-1, *[1] * (state.dim() - 1)), 0.0)
+
+
+def mean_where(holds: Tensor, values: Tensor) -> Tensor:
+    """The mean of values (B, H, T) at the steps where holds (B, T), 0 where there are none."""
+    chosen = values.masked_fill(~holds[:, None], 0.0)
+    return chosen.sum() / (holds.sum() * values.shape[1]).clamp(min=1)
+
+
+def recall_metrics(recalls: list[LongTermRecall], holds: Tensor) -> dict[str, Tensor]:
+    """The metrics of what the queries of every layer found at the steps where holds (B, T)."""
+    mean = [mean_where(holds, recall.density.mean.detach()) for recall in recalls]
+    deviation = [mean_where(holds, recall.density.variance.detach().sqrt()) for recall in recalls]
+    found = torch.stack([recall.found for recall in recalls])
+    attended = torch.stack([recall.attended for recall in recalls]) * holds
+    return {
+        "density_mean": torch.stack(mean).mean(),
+        "density_deviation": torch.stack(deviation).mean(),
+        "long_term_share": found.sum() / (found.sum() + attended.sum()).clamp(min=1e-12),
+    }
+
+
+def signal_problems(
+    num_basis: int,
+    granularity: int,
+    num_samples: int,
+    narrow_width: float,
+    wide_width: float,
+    tau: float,
+    ridge: float,
+) -> list[str]:
+    """The problems of the options that say how a signal is fitted."""
+    problems = at_least(1, granularity=granularity, num_samples=num_samples)
+    if at_least(2, num_basis=num_basis) or num_basis % 2 or num_basis > MAX_BASIS:
+        problems.append(
+            f"num_basis is {num_basis!r}, expected an even integer from 2 to {MAX_BASIS}: pairs of a centre"
+        )
+    elif not problems and num_basis * (granularity + num_samples) > MAX_OPERATOR:
+        most = MAX_OPERATOR // num_basis
+        problems.append(
+            f"granularity is {granularity}, expected at most {most} in sum with num_samples, {num_samples}, "
+            f"for num_basis {num_basis}"
+        )
+    widths = positive(narrow_width=narrow_width, wide_width=wide_width)
+    problems += widths
+    if not widths and not 1e-4 <= narrow_width < wide_width <= 1:
+        problems.append(
+            f"narrow_width is {narrow_width}, expected it below wide_width, {wide_width}, and both from 0.0001 to 1"
+        )
+    if positive(tau=tau) or not tau < 1:
+        problems.append(f"tau is {tau!r}, expected a number above 0 and below 1")
+    return problems + positive(ridge=ridge)
+
+
+def condition_problems(ridge: float, condition: float) -> list[str]:
+    """The problem of a regression that float64 cannot solve well."""
+    if condition <= MAX_CONDITION:
+        return []
+    return [
+        f"ridge is {ridge}, expected a larger number: the condition number of the regression is {condition:.1e}, "
+        f"above {MAX_CONDITION:.0e}"
+    ]
+
+
+def divergence_problems(kl_weight: float, sigma0: float, mu0: float | None) -> list[str]:
+    """The problems of the options of the loss."""
+    problems = positive(sigma0=sigma0)
+    if kl_weight != 0:
+        problems += positive(kl_weight=kl_weight)
+    if mu0 is not None and (positive(mu0=1 + mu0) or not 0 <= mu0 <= 1):
+        problems.append(f"mu0 is {mu0!r}, expected a number from 0 to 1 or None")
+    return problems

@@ -1,0 +1,44 @@
+"""Where in its long-term memory an infinity-former attends to, as a report draws it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from memory_cores.core import State
+from memory_cores.infinity import Infinity
+
+
+class LongTermDensities(NamedTuple):
+    """The densities of the queries of one call, and how the memories that they attend to were sampled within it."""
+
+    mean: Tensor
+    """(B, L, H, T), places in the signal, from 0, the oldest, to 1, the newest."""
+    deviation: Tensor
+    """(B, L, H, T), the standard deviations."""
+    holds: Tensor
+    """(B, T) bool, True where a step found anything; elsewhere the densities mean nothing."""
+    turns: list[int]
+    """The steps before which the memories were refitted."""
+    points: Tensor | None
+    """(B, L, turns, M), where the old signals were sampled at these; None if memories are not sticky."""
+
+
+@torch.no_grad()
+def long_term_densities(core: Infinity, x: Tensor, state: State, reset: Tensor | None = None) -> LongTermDensities:
+    """The densities of a call of `core` with x (B, T, D) from `state`."""
+    _, recalls = core.recall(x, state, reset)
+    turns = recalls[0].turns
+    points = None
+    if core.sticky:
+        empty = x.new_zeros(x.shape[0], 0, core.signal.num_samples, dtype=torch.float64)
+        points = torch.stack([torch.cat([empty, *(p[:, None] for p in recall.points)], 1) for recall in recalls], 1)
+    return LongTermDensities(
+        mean=torch.stack([recall.density.mean for recall in recalls], dim=1),
+        deviation=torch.stack([recall.density.variance.sqrt() for recall in recalls], dim=1),
+        holds=turns.holds,
+        turns=turns.times,
+        points=points,
+    )

@@ -1,0 +1,141 @@
+"""One layer's continuous attention to its long-term memory, and that memory through a call.
+
+Martins et al., 2109.00301, "∞-former: Infinite Memory Transformer".
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from memory_cores.continuous_signal import GaussianBasis, SignalOperators
+from memory_cores.initialisation import fan_in_normal_
+from memory_cores.long_term_schedule import Turns
+from memory_cores.sticky_memory import StickySampler
+
+MIN_VARIANCE = 1e-6
+
+
+class Density(NamedTuple):
+    """Where queries attend to in [0, 1]: the Gaussians N(mean, variance), both (B, H, T)."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+class LongTermKeys(NamedTuple):
+    """What queries need of a long-term memory."""
+
+    logits: Tensor
+    """(B, H, D / H, 2), the keys of the N basis functions, weighted to the logits of mean and variance."""
+    values: Tensor
+    """(B, H, N, D / H)"""
+
+
+class LongTermAttention(nn.Module):
+    """The weights of one layer's attention to a signal of N coefficients, and of the mask on what enters it.
+
+    The scores of a query over the keys B W_k of the basis functions become the mean, sigmoid(w_mu . scores), and the
+    variance, softplus(w_sigma . scores), of a Gaussian; its expectation of the values B W_v is the context, to which
+    an output projection is applied. The weights w are shared by the heads. The mask, an option of the authors' code,
+    multiplies a block of steps by the sigmoid of its own convolution of width 3.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, num_basis: int, *, mask: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_width = d_model // num_heads
+        self.key = nn.Linear(d_model, d_model, bias=False)
+        self.value = nn.Linear(d_model, d_model, bias=False)
+        self.output = nn.Linear(d_model, d_model, bias=False)
+        self.density = nn.Linear(num_basis, 2, bias=False)
+        for layer in (self.key, self.value, self.output, self.density):
+            fan_in_normal_(layer)
+        self.mask = nn.Conv1d(d_model, d_model, kernel_size=3, padding=1) if mask else None
+
+    def masked(self, blocks: Tensor, kept: Tensor) -> Tensor:
+        """blocks (B, n, g, D) with zeros where kept (B, n, g) is False, multiplied by the mask if there is one."""
+        blocks = blocks * kept[..., None]
+        if self.mask is None or not blocks.numel():
+            return blocks
+        with torch.autocast(blocks.device.type, enabled=False):
+            gate: Tensor = self.mask(blocks.flatten(0, 1).transpose(1, 2)).sigmoid()  # (B n, D, g)
+        return blocks * gate.transpose(1, 2).view_as(blocks)
+
+    def keys(self, coefficients: Tensor) -> LongTermKeys:
+        """The keys of coefficients (B, N, D)."""
+        logits = self.key(self.density.weight @ coefficients)  # (B, 2, D), the weighted sums of B W_k
+        return LongTermKeys(self.heads(logits).transpose(-1, -2), self.heads(self.value(coefficients)))
+
+    def heads(self, x: Tensor) -> Tensor:
+        """(B, K, D) -> (B, H, K, D / H)."""
+        return x.view(*x.shape[:2], self.num_heads, self.head_width).transpose(1, 2)
+
+    def densities(self, query: Tensor, keys: LongTermKeys, dtype: torch.dtype) -> Density:
+        """Where the scaled queries (B, H, T, D / H) attend to, in `dtype` also under autocast."""
+        with torch.autocast(query.device.type, enabled=False):
+            mean, variance = (query.to(dtype) @ keys.logits.to(dtype)).unbind(dim=-1)
+            return Density(mean.sigmoid(), functional.softplus(variance).clamp(min=MIN_VARIANCE))
+
+    def read(self, density: Density, keys: LongTermKeys, basis: GaussianBasis) -> Tensor:
+        """The contexts (B, T, D) of the densities of T queries."""
+        context = basis.expectation(density.mean, density.variance) @ keys.values  # (B, H, T, D / H)
+        return context.transpose(1, 2).flatten(2)
+
+
+class LongTermRecall:
+    """One layer's long-term memory through a call: a function that its attention calls with the queries."""
+
+    def __init__(
+        self,
+        attention: LongTermAttention,
+        operators: SignalOperators,
+        turns: Turns,
+        blocks: Tensor,
+        coefficients: Tensor,
+        sticky: StickySampler | None,
+        uniforms: Tensor,
+    ) -> None:
+        """blocks: (B, n, g, D), what enters the signal of coefficients (B, N, D) at the turns. uniforms: (B, n, M)."""
+        self.attention = attention
+        self.operators = operators
+        self.turns = turns
+        self.blocks = blocks
+        self.coefficients = coefficients
+        self.sticky = sticky
+        self.uniforms = uniforms
+        self.points: list[Tensor] = []
+        """Where the old signal was sampled at each turn (B, M), if memories are sticky."""
+
+    def __call__(self, query: Tensor, attended: Tensor) -> Tensor:
+        """attended (B, T, D), the attention's output, and what the scaled queries (B, H, T, D / H) find here."""
+        dtype = self.coefficients.dtype
+        contexts, densities = [], []
+        for turn, (start, stop) in enumerate(itertools.pairwise([0, *self.turns.times, query.shape[2]])):
+            if turn:
+                self.refit(turn - 1)
+            if start == stop:  # a turn before the call's first step
+                continue
+            keys = self.attention.keys(self.coefficients)
+            density = self.attention.densities(query[:, :, start:stop], keys, dtype)
+            contexts.append(self.attention.read(density, keys, self.operators.basis))
+            densities.append(density)
+            if self.sticky is not None:
+                self.sticky.observe(*density)
+        self.density = Density(*(torch.cat(parts, dim=2) for parts in zip(*densities, strict=True)))
+        found = self.attention.output(torch.cat(contexts, dim=1)).masked_fill(~self.turns.holds[..., None], 0.0)
+        self.found, self.attended = (x.detach().float().norm(dim=-1) for x in (found, attended))  # (B, T)
+        output: Tensor = attended + found
+        return output
+
+    def refit(self, turn: int) -> None:
+        """Let the block of a turn enter the signal; the old signal is a constant from then on."""
+        old = self.coefficients.detach()
+        points = None if self.sticky is None else self.sticky.draw(self.uniforms[:, turn])
+        if points is not None:
+            self.points.append(points)
+        self.coefficients = self.operators.refit(old, self.blocks[:, turn], self.turns.continued[:, turn], points)
