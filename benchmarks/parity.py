@@ -32,6 +32,7 @@ class ParityNetwork(nn.Module):
     def __init__(self, bits: int, width: int, **core_options: object) -> None:
         super().__init__()
         self.encoder = nn.Linear(bits, width)
+        nn.init.normal_(self.encoder.weight)  # as embeddings start, so that gates are not linear at first
         self.core = memory_cores.build("lstm", d_model=width, **core_options)
         self.head = nn.Linear(width, 1)
 

@@ -14,6 +14,7 @@ from memory_cores.core import CoreOutput, MemoryCore, State, Stream
 from memory_cores.feedforward import Feedforward
 from memory_cores.lstm import LSTM
 from memory_cores.transformer_xl import TransformerXL
+from memory_cores.universal import Universal
 
 __all__ = ["CORES", "CoreOutput", "MemoryCore", "State", "Stream", "build", "describe", "names", "options"]
 
@@ -22,6 +23,7 @@ CORES: dict[str, type[MemoryCore]] = {
     "feedforward": Feedforward,
     "lstm": LSTM,
     "transformer_xl": TransformerXL,
+    "universal": Universal,
 }
 
 

@@ -1,4 +1,4 @@
-"""Adaptive computation time (Graves, 1603.08983): how many steps a position is given, and how their states are weighed."""
+"""Adaptive computation time (Graves, 1603.08983): how many steps a position takes, and how their states are weighed."""
 
 from __future__ import annotations
 
