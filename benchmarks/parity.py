@@ -73,12 +73,9 @@ def evaluate(network: ParityNetwork, arguments: argparse.Namespace, batches: int
 
 
 def train(network: ParityNetwork, arguments: argparse.Namespace) -> None:
-    """Train for --steps batches and print the training error on the way."""
+    """Train for --steps batches, or until --stop-below or --minutes end it, and print the training error on the way."""
     generator = torch.Generator().manual_seed(arguments.seed)
     optimizer = torch.optim.Adam(network.parameters(), arguments.learning_rate, fused=True)
-    cooling = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (arguments.steps - step) / (arguments.cooldown * arguments.steps + 1))
-    )
     start, cpu = time.time(), time.process_time()
     losses, errors, ponder = [], [], []
     for step in range(1, arguments.steps + 1):
@@ -89,15 +86,16 @@ def train(network: ParityNetwork, arguments: argparse.Namespace) -> None:
         sum(output.losses.values(), loss).backward()
         nn.utils.clip_grad_norm_(network.parameters(), arguments.clip)
         optimizer.step()
-        cooling.step()
         losses.append(loss.item())
         errors.append(((logit > 0) != target.bool()).float().mean().item())
         ponder.append(output.metrics["ponder_steps"].item() if output.metrics else 1.0)
         if step % arguments.report_every == 0 or step == arguments.steps:
             recent = slice(-arguments.report_every, None)
-            means = (sum(values[recent]) / len(values[recent]) for values in (losses, errors, ponder))
+            means = [sum(values[recent]) / len(values[recent]) for values in (losses, errors, ponder)]
             row = "  ".join(f"{mean:8.4f}" for mean in means)
             print(f"{step:9}  {time.time() - start:9.0f}  {time.process_time() - cpu:7.0f}  {row}", flush=True)
+            if means[1] < arguments.stop_below or time.time() - start > 60 * arguments.minutes:
+                return
 
 
 def draw_figure(path: Path, mean_steps: list[float], bits: int, title: str) -> None:
@@ -123,13 +121,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--cooldown", type=float, default=0.3, help="share of the steps in which the rate falls to 0")
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--minutes", type=float, default=20.0, help="training ends after this time at the latest")
+    parser.add_argument("--stop-below", type=float, default=0.005, help="training ends once the error is lower")
     parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient")
     parser.add_argument("--ponder-cost", type=float, default=1e-3)
     parser.add_argument("--max-ponder-steps", type=int, default=20)
-    parser.add_argument("--halting-bias", type=float, default=1.0)
-    parser.add_argument("--report-every", type=int, default=2_000)
+    parser.add_argument("--halting-bias", type=float, default=-1.0)
+    parser.add_argument("--report-every", type=int, default=500)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from memory_cores.adaptive_computation import Pondering, accumulate
+from memory_cores.core import State, Stream
+from memory_cores.validation import check_state, check_step
 
 if TYPE_CHECKING:
     from memory_cores.lstm import LSTM
@@ -40,17 +42,19 @@ class AdaptiveCell:
     def __init__(self, core: LSTM) -> None:
         self.core = core
         lstm, width = core.lstm, core.d_model
+        input_weight = cast(Tensor, lstm.weight_ih_l0)
         self.recurrent = [getattr(lstm, f"weight_hh_l{layer}").t() for layer in range(core.num_layers)]
         self.upward = [getattr(lstm, f"weight_ih_l{layer}").t() for layer in range(1, core.num_layers)]
         self.biases = [
             getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}") for layer in range(core.num_layers)
         ]
-        self.input = lstm.weight_ih_l0[:, :width].t()  # (D, 4 D)
-        self.flag = lstm.weight_ih_l0[:, width]  # (4 D,)
+        self.input = input_weight[:, :width].t()  # (D, 4 D)
+        self.flag = input_weight[:, width]  # (4 D,)
 
     def project(self, x: Tensor) -> Tensor:
         """What x (..., D) adds to the gates (..., 4 D) of the first layer in every step."""
-        return x @ self.input + self.biases[0]
+        gates: Tensor = x @ self.input + self.biases[0]
+        return gates
 
     def ponder(self, gates: Tensor, hidden: list[Tensor], cells: list[Tensor]) -> Pondered:
         """One input of gates (B, 4 D), from the states that the last input came to, each (B, D) a layer."""
@@ -94,3 +98,38 @@ class AdaptiveCell:
             new_cells.append(c)
             new_hidden.append(o.sigmoid() * c.tanh())
         return new_hidden, new_cells
+
+
+class AdaptiveLSTMStream(Stream):
+    """Steps an `LSTM` core with adaptive computation time, in the parameters' dtype also under autocast."""
+
+    def __init__(self, core: LSTM, batch_size: int) -> None:
+        self.core = core
+        self.batch_size = batch_size
+        self.hidden: list[Tensor] = []
+        self.cells: list[Tensor] = []
+        self.load(core.initial_state(batch_size))
+
+    @torch.no_grad()
+    def step(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
+        check_step(self.core, self.batch_size, x, reset)
+        with torch.autocast(x.device.type, enabled=False):
+            if reset is not None and reset.any():
+                for states in (self.hidden, self.cells):
+                    states[:] = [s.masked_fill(reset[:, None], 0.0) for s in states]
+            gates = self.cell.project(x.to(self.hidden[0].dtype))
+            self.hidden, self.cells, _, _ = self.cell.ponder(gates, self.hidden, self.cells)
+            return self.hidden[-1]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def state(self) -> State:
+        return {"h": torch.stack(self.hidden, dim=1), "c": torch.stack(self.cells, dim=1)}
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def load(self, state: State) -> None:
+        check_state(self.core, state, self.batch_size)
+        self.hidden = list(state["h"].detach().clone().unbind(dim=1))
+        self.cells = list(state["c"].detach().clone().unbind(dim=1))
+        self.cell = AdaptiveCell(self.core)

@@ -106,10 +106,11 @@ def attend(
 def relative_scores(
     attention: RelativeAttention, query: Tensor, key: Tensor, place: Tensor, positions: RelativePositions
 ) -> Tensor:
-    """The scores (B, H, Q, K) of queries (B, H, Q, D / H), which sit at `place` (B, Q) among the keys (B, H, K, D / H)."""
+    """The scores (B, H, Q, K) of queries (B, H, Q, D / H) that sit at `place` (B, Q) of the keys (B, H, K, D / H)."""
     distances = attention.heads(attention.position(attention.dropout(positions.table))).transpose(-1, -2)
     content = (query + positions.content_bias) * attention.scale @ key.transpose(-1, -2)
     at_distance = (query + positions.position_bias) * attention.scale @ distances  # (B, H, Q, N)
     ahead = place[..., None] - torch.arange(key.shape[2], device=key.device)  # (B, Q, K), steps from key to query
     column = positions.farthest - ahead.clamp(min=-1)  # what comes later is masked
-    return content + at_distance.gather(3, column[:, None].expand(-1, query.shape[1], -1, -1))
+    scores: Tensor = content + at_distance.gather(3, column[:, None].expand(-1, query.shape[1], -1, -1))
+    return scores

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from memory_cores.adaptive_computation import Halting, HaltingUnit, ponder_problems, pondered
-from memory_cores.adaptive_lstm import AdaptiveCell
+from memory_cores.adaptive_lstm import AdaptiveCell, AdaptiveLSTMStream
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
 from memory_cores.episodes import cut_at_resets
 from memory_cores.validation import at_least, check_call, check_state, check_step, raise_problems
@@ -181,35 +181,3 @@ def sigmoids_first(gates: Tensor) -> Tensor:
     """(4, D, ...) in torch's order i, f, g, o -> (4 D, ...) in the order i, f, o, g."""
     i, f, g, o = gates
     return torch.cat([i, f, o, g])
-
-
-class AdaptiveLSTMStream(Stream):
-    """Steps an `LSTM` core with adaptive computation time, in the parameters' dtype also under autocast."""
-
-    def __init__(self, core: LSTM, batch_size: int) -> None:
-        self.core = core
-        self.batch_size = batch_size
-        self.load(core.initial_state(batch_size))
-
-    @torch.no_grad()
-    def step(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
-        check_step(self.core, self.batch_size, x, reset)
-        with torch.autocast(x.device.type, enabled=False):
-            if reset is not None and reset.any():
-                for states in (self.hidden, self.cells):
-                    states[:] = [s.masked_fill(reset[:, None], 0.0) for s in states]
-            gates = self.cell.project(x.to(self.hidden[0].dtype))
-            self.hidden, self.cells, _, _ = self.cell.ponder(gates, self.hidden, self.cells)
-        return self.hidden[-1]
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def state(self) -> State:
-        return {"h": torch.stack(self.hidden, dim=1), "c": torch.stack(self.cells, dim=1)}
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def load(self, state: State) -> None:
-        check_state(self.core, state, self.batch_size)
-        self.hidden, self.cells = (list(state[name].detach().clone().unbind(dim=1)) for name in ("h", "c"))
-        self.cell = AdaptiveCell(self.core)

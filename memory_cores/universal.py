@@ -159,7 +159,7 @@ class Universal(MemoryTransformer):
         for depth, signal in enumerate(self.depth_signals(like=x)):
             memories.append(x.detach())
             if not chosen.none:
-                past = {name: before[name][:, depth] for name in ("memory", "transition") if name in before}
+                past = {name: tensor[:, depth] for name, tensor in before.items() if name in ("memory", "transition")}
                 y, entering = self.run(x, signal, past, window, positions, chosen, entering)
                 x = chosen.into(x, y)
             if self.adaptive and not chosen.none:
