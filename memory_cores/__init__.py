@@ -16,6 +16,7 @@ from memory_cores.feedforward import Feedforward
 from memory_cores.infinity import Infinity
 from memory_cores.lstm import LSTM
 from memory_cores.transformer_xl import TransformerXL
+from memory_cores.universal import Universal
 
 __all__ = ["CORES", "CoreOutput", "MemoryCore", "State", "Stream", "build", "describe", "names", "options"]
 
@@ -25,6 +26,7 @@ CORES: dict[str, type[MemoryCore]] = {
     "infinity": Infinity,
     "lstm": LSTM,
     "transformer_xl": TransformerXL,
+    "universal": Universal,
 }
 # The audio baseline is a core too, but `audio` stands above this package: its module is imported when it is asked for.
 ELSEWHERE = {"wavenet": ("audio.wavenet", "WaveNet")}

@@ -78,6 +78,10 @@ class StepCache(KeyValueCache):
         """Write the keys and values of x (B, D) at its place; return its scores (H B, 1, seen steps)."""
         raise NotImplementedError
 
+    def remember(self, x: Tensor, place: int) -> None:
+        """Write the keys and values of x (B, D) at `place`, without attending."""
+        self.write(x[:, None], place)
+
     def attend(self, x: Tensor, seen: Seen) -> Tensor:
         """Write the keys and values of x (B, D) at its place; return the attended values (B, D)."""
         scores = self.scores(x, seen)
@@ -137,6 +141,10 @@ class RotaryStepCache(StepCache):
         places = torch.arange(length, device=memory.device)
         self.cosine, self.sine = rotary_table(places, self.width, memory.dtype)
         self.keys.copy_(rotate(self.keys, self.cosine, self.sine))
+
+    def remember(self, x: Tensor, place: int) -> None:
+        super().remember(x, place)
+        self.keys[:, place].copy_(rotate(self.keys[:, place], self.cosine[place], self.sine[place]))
 
     def scores(self, x: Tensor, seen: Seen) -> Tensor:
         projected = self.project(x)

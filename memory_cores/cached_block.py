@@ -34,17 +34,28 @@ class CachedBlock:
 
     def step(self, x: Tensor, seen: Seen) -> Tensor:
         """x (B, D) attends to what is cached and seen, and itself -> (B, D)."""
-        block = self.block
-        if self.norm == "post":
-            attended = self.attend(x, seen)
-            h = normalise(attended.add_(x), block.attention_norm)
-            return normalise(self.mlp(h).add_(h), block.mlp_norm)
-        attended = self.attend(normalise(x, block.attention_norm), seen).relu_()
-        h = self.attention_gate.combine(x, attended) if self.norm == "gru" else attended.add_(x)
-        transformed = self.mlp(normalise(h, block.mlp_norm)).relu_()
-        return self.mlp_gate.combine(h, transformed) if self.norm == "gru" else transformed.add_(h)
+        h = self.attend(x, seen)
+        return self.after_mlp(h, self.mlp(self.mlp_input(h)))
 
     def attend(self, x: Tensor, seen: Seen) -> Tensor:
+        """The attention sublayer: x (B, D) attends to what is cached and seen, and itself -> (B, D)."""
+        if self.norm == "post":
+            return normalise(self.attention(x, seen).add_(x), self.block.attention_norm)
+        attended = self.attention(normalise(x, self.block.attention_norm), seen).relu_()
+        return self.attention_gate.combine(x, attended) if self.norm == "gru" else attended.add_(x)
+
+    def mlp_input(self, h: Tensor) -> Tensor:
+        """The stream (B, D) between the sublayers as the second one reads it."""
+        return h if self.norm == "post" else normalise(h, self.block.mlp_norm)
+
+    def after_mlp(self, h: Tensor, transformed: Tensor) -> Tensor:
+        """The stream (B, D) after the second sublayer gave transformed (B, D), which is overwritten, on h (B, D)."""
+        if self.norm == "post":
+            return normalise(transformed.add_(h), self.block.mlp_norm)
+        transformed.relu_()
+        return self.mlp_gate.combine(h, transformed) if self.norm == "gru" else transformed.add_(h)
+
+    def attention(self, x: Tensor, seen: Seen) -> Tensor:
         """The attention's output (B, D) for its input x (B, D)."""
         attended = torch.mm(self.cache.attend(x, seen), self.attention_output)
         return attended if self.beside is None else self.beside(self.cache.query, attended)

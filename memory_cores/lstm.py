@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from memory_cores.adaptive_computation import Halting, HaltingUnit, ponder_problems, pondered
+from memory_cores.adaptive_lstm import AdaptiveCell, AdaptiveLSTMStream
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
 from memory_cores.episodes import cut_at_resets
 from memory_cores.validation import at_least, check_call, check_state, check_step, raise_problems
@@ -17,16 +19,46 @@ class LSTM(MemoryCore):
     others, and recurrent ones orthogonal. The forget gates start with a bias of 1, or, given `max_dependency`, gates
     start for dependencies of up to that many steps (chrono initialisation; Tallec & Ollivier, 1804.11188,
     equation 16).
+
+    `halting` "graves" or "tensor2tensor" gives each input as many steps of the whole stack as it needs, up to
+    `max_ponder_steps` (adaptive computation time; Graves, 1603.08983), and returns a loss "ponder" of weight
+    `ponder_cost`; the other options of that name have no effect without it. The first layer then has one input
+    more, which is 1 in the first step of an input. Metrics: the mean steps and the shares of inputs that took so many.
     """
 
-    def __init__(self, *, d_model: int, num_layers: int = 1, max_dependency: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_layers: int = 1,
+        max_dependency: int | None = None,
+        halting: Halting = "none",
+        max_ponder_steps: int = 10,
+        ponder_cost: float = 0.01,
+        halting_bias: float = 1.0,
+        halting_epsilon: float = 0.01,
+    ) -> None:
         super().__init__()
         problems = at_least(1, d_model=d_model, num_layers=num_layers)
         problems += at_least(2, max_dependency=max_dependency) if max_dependency is not None else []
+        problems += ponder_problems(
+            halting=halting,
+            max_ponder_steps=max_ponder_steps,
+            ponder_cost=ponder_cost,
+            halting_bias=halting_bias,
+            halting_epsilon=halting_epsilon,
+        )
         raise_problems("lstm", problems)
         self.d_model = d_model
         self.num_layers = num_layers
-        self.lstm = nn.LSTM(d_model, d_model, num_layers, batch_first=True)
+        self.halting = halting
+        self.adaptive = halting != "none"
+        self.max_ponder_steps = max_ponder_steps
+        self.ponder_cost = ponder_cost
+        self.halting_epsilon = halting_epsilon
+        self.lstm = nn.LSTM(d_model + self.adaptive, d_model, num_layers, batch_first=True)
+        if self.adaptive:
+            self.halting_unit = HaltingUnit(d_model, halting_bias)
         for layer in range(num_layers):
             nn.init.normal_(getattr(self.lstm, f"weight_ih_l{layer}"), std=d_model**-0.5)
             for gate in getattr(self.lstm, f"weight_hh_l{layer}").detach().chunk(4):
@@ -49,6 +81,8 @@ class LSTM(MemoryCore):
     def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
         check_call(self, x, state, reset)
         x = x.to(state["h"].dtype)
+        if self.adaptive:
+            return self.ponder(x, state, reset)
         h, c = (state[name].detach().transpose(0, 1).contiguous() for name in ("h", "c"))  # (L, B, D)
         if reset is None or not reset.any():
             y, (h, c) = self.lstm(x, (h, c))
@@ -62,8 +96,29 @@ class LSTM(MemoryCore):
         h, c = (tensor.detach().transpose(0, 1).to(x.dtype).contiguous() for tensor in (h, c))
         return CoreOutput(y, {"h": h, "c": c}, {}, {})
 
-    def stream(self, batch_size: int) -> LSTMStream:
-        return LSTMStream(self, batch_size)
+    def ponder(self, x: Tensor, state: State, reset: Tensor | None) -> CoreOutput:
+        """`forward` with adaptive computation time."""
+        cell = AdaptiveCell(self)
+        hidden, cells = (list(state[name].detach().unbind(dim=1)) for name in ("h", "c"))
+        outputs, steps, remainders = [], [], []
+        for t, gates in enumerate(cell.project(x).to(x.dtype).unbind(dim=1)):
+            if reset is not None:
+                hidden, cells = ([s.masked_fill(reset[:, t, None], 0.0) for s in states] for states in (hidden, cells))
+            hidden, cells, taken, remainder = cell.ponder(gates, hidden, cells)
+            outputs.append(hidden[-1])
+            steps.append(taken)
+            remainders.append(remainder)
+        return pondered(
+            torch.stack(outputs, dim=1),
+            {name: torch.stack(states, dim=1).detach() for name, states in (("h", hidden), ("c", cells))},
+            torch.stack(steps),
+            torch.stack(remainders),
+            ponder_cost=self.ponder_cost,
+            max_steps=self.max_ponder_steps,
+        )
+
+    def stream(self, batch_size: int) -> LSTMStream | AdaptiveLSTMStream:
+        return AdaptiveLSTMStream(self, batch_size) if self.adaptive else LSTMStream(self, batch_size)
 
 
 def gate_biases(lstm: nn.LSTM, layer: int) -> tuple[Tensor, Tensor]:

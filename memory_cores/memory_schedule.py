@@ -87,6 +87,8 @@ class MemorySchedule:
     granularity: int
     compression_rate: int = 1
     compressed_length: int = 0
+    history: int = 0
+    """Steps before its own that a step looks at by other means than attention."""
 
     @property
     def capacity(self) -> int:
@@ -96,7 +98,7 @@ class MemorySchedule:
     @property
     def span(self) -> int:
         """The age of an episode from which on every step and slot is of that episode."""
-        return self.capacity + self.compression_rate * self.compressed_length
+        return max(self.capacity + self.compression_rate * self.compressed_length, self.history)
 
     def context(self, phase: int) -> int:
         """t - b(t), the steps before t that a step at phase t mod g attends to in a long stream."""

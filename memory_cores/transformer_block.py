@@ -33,17 +33,36 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor, *more: object) -> Tensor:
         """x (B, T, D) and the remembered layer inputs memory (B, M, D), not normalised -> (B, T, D)."""
-        y: Tensor
-        if self.norm == "post":
-            h = self.attention_norm(x + self.attention(x, memory, *more))
-            y = self.mlp_norm(h + self.mlp(h))
-            return y
-        attended = self.attention(self.attention_norm(x), self.normalise_memory(memory), *more).relu()
-        h = self.attention_gate(x, attended) if self.norm == "gru" else x + attended
-        transformed = self.mlp(self.mlp_norm(h)).relu()
-        y = self.mlp_gate(h, transformed) if self.norm == "gru" else h + transformed
-        return y
+        attended = self.attention(self.normalise_memory(x), self.normalise_memory(memory), *more)
+        h = self.after_attention(x, attended)
+        return self.after_mlp(h, self.mlp(self.mlp_input(h)))
 
     def normalise_memory(self, memory: Tensor) -> Tensor:
-        """Remembered layer inputs (..., D) as attention reads them."""
+        """Layer inputs, remembered or of the call, (..., D) as attention reads them."""
         return memory if self.norm == "post" else self.attention_norm(memory)
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The stream (..., D) after the attention sublayer gave attended (..., D) on x (..., D)."""
+        h: Tensor
+        if self.norm == "post":
+            h = self.attention_norm(x + attended)
+        elif self.norm == "pre":
+            h = x + attended.relu()
+        else:
+            h = self.attention_gate(x, attended.relu())
+        return h
+
+    def mlp_input(self, h: Tensor) -> Tensor:
+        """The stream (..., D) between the sublayers as the second one reads it."""
+        return h if self.norm == "post" else self.mlp_norm(h)
+
+    def after_mlp(self, h: Tensor, transformed: Tensor) -> Tensor:
+        """The stream (..., D) after the second sublayer gave transformed (..., D) on h (..., D)."""
+        y: Tensor
+        if self.norm == "post":
+            y = self.mlp_norm(h + transformed)
+        elif self.norm == "pre":
+            y = h + transformed.relu()
+        else:
+            y = self.mlp_gate(h, transformed.relu())
+        return y

@@ -47,11 +47,15 @@ class TransformerXLStream(Stream):
         self.prepare()
         if reset is not None and reset.any():
             self.forget(reset)
-        seen = self.seen()
+        y = self.transform(x, self.seen())
+        self.advance()
+        return y
+
+    def transform(self, x: Tensor, seen: Seen) -> Tensor:
+        """One step of all layers, x (B, D) -> (B, D), which writes their inputs, keys and values at the place."""
         for layer, block in enumerate(self.blocks):
             self.inputs[layer, :, self.place] = x
             x = block.step(x, seen)
-        self.advance()
         return x
 
     def prepare(self) -> None:
@@ -113,10 +117,15 @@ class TransformerXLStream(Stream):
         self.penalty[:, :capacity].masked_fill_(places < self.episode_place[:, None], -torch.inf)
         self.all_seen_from = capacity
         with torch.autocast(memory.device.type, enabled=False):
-            self.blocks = []
-            for layer, module in enumerate(self.core.blocks):
-                block = cast(TransformerBlock, module)
-                self.blocks.append(CachedBlock(block, self.cache(block, layer, state), batch_size))
+            self.blocks = self.cached_blocks(state)
+
+    def cached_blocks(self, state: State) -> list[CachedBlock]:
+        """The blocks in the order in which a step runs through them, their caches filled from `state`."""
+        cached = []
+        for layer, module in enumerate(self.core.blocks):
+            block = cast(TransformerBlock, module)
+            cached.append(CachedBlock(block, self.cache(block, layer, state), self.batch_size))
+        return cached
 
     def cache(self, block: TransformerBlock, layer: int, state: State) -> StepCache:
         """The attention cache of one layer, filled from `state`."""

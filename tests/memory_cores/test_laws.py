@@ -54,7 +54,12 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
             {"num_layers": 1, "memory_length": 0, "granularity": 4, "sticky": True},
         )
     ],
-    "lstm": [{}, {"num_layers": 2, "max_dependency": 20}],
+    "lstm": [
+        {},
+        {"num_layers": 2, "max_dependency": 20},
+        {"halting": "graves", "max_ponder_steps": 3, "halting_bias": -0.5},
+        {"halting": "tensor2tensor", "num_layers": 2, "max_ponder_steps": 4, "halting_epsilon": 0.3},
+    ],
     "transformer_xl": [
         {"num_layers": 2, "num_heads": 2, "d_ff": 12, "norm": norm, "positions": positions, **memory}
         for norm, positions, memory in (
@@ -65,6 +70,17 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
             ("post", "relative", {"memory_length": 4, "granularity": 2}),
             ("post", "rotary", {"memory_length": 0, "granularity": 3}),
             ("post", "relative", {"memory_length": 0, "granularity": 1}),
+        )
+    ],
+    "universal": [
+        {"num_heads": 2, "d_ff": 6, "max_ponder_steps": 3, **options}
+        for options in (
+            {"memory_length": 4, "halting_bias": 0.0},
+            {"memory_length": 3, "granularity": 4, "norm": "post", "transition": "convolution", "halting_bias": -0.5}
+            | {"positions": "rotary", "depth_signal": "learned"},
+            {"memory_length": 2, "granularity": 2, "norm": "pre", "transition": "convolution", "convolution_width": 4}
+            | {"halting": "tensor2tensor", "halting_epsilon": 0.3},
+            {"memory_length": 0, "norm": "post", "transition": "convolution", "halting": "none", "max_ponder_steps": 2},
         )
     ],
     "wavenet": [

@@ -126,6 +126,27 @@ def test_description_is_one_full_line(name: str) -> None:
             {"compression_loss": "mse", "compression_rate": 0, "granularity": 0},
             ["compression_rate is 0", "granularity is 0", "compression_loss is 'mse', expected one of bptt, auto"],
         ),
+        (
+            "universal",
+            {"max_ponder_steps": 0, "halting_epsilon": 1, "ponder_cost": -0.1, "num_heads": 3, "convolution_width": 0}
+            | {"halting": "act", "halting_bias": float("nan"), "transition": "conv", "depth_signal": "none"},
+            [
+                "max_ponder_steps is 0, expected an integer >= 1",
+                "halting_epsilon is 1, expected a number in (0, 1)",
+                "ponder_cost is -0.1, expected a number >= 0",
+                "expected a multiple of num_heads, 3",
+                "convolution_width is 0, expected an integer >= 1",
+                "halting is 'act', expected one of none, graves, tensor2tensor",
+                "halting_bias is nan, expected a number",
+                "transition is 'conv', expected one of mlp, convolution",
+                "depth_signal is 'none', expected one of sinusoid, learned",
+            ],
+        ),
+        (
+            "lstm",
+            {"num_layers": 0, "max_ponder_steps": 0, "halting_epsilon": "0.1", "ponder_cost": None},
+            ["num_layers is 0", "max_ponder_steps is 0", "halting_epsilon is '0.1'", "ponder_cost is None"],
+        ),
     ],
 )
 def test_bad_options_are_reported_together(name: str, options: dict[str, Any], messages: list[str]) -> None:

@@ -48,12 +48,10 @@ def plain_gate(gate: GRUGate, x: Tensor, y: Tensor) -> Tensor:
 def plain_rotation(x: Tensor, position: int) -> Tensor:
     """Each pair of coordinates as a complex number, turned by its own angle."""
     half = len(x) // 2
-    turned = [
-        complex(x[i], x[i + half]) * complex(math.cos(a), math.sin(a))
-        for i in range(half)
-        for a in [position * 10000 ** (-2 * i / len(x))]
-    ]
-    return torch.tensor([z.real for z in turned] + [z.imag for z in turned], dtype=x.dtype)
+    angles = [position * 10000 ** (-2 * i / len(x)) for i in range(half)]
+    turn = torch.tensor([complex(math.cos(a), math.sin(a)) for a in angles], dtype=torch.complex128)
+    turned = torch.complex(x[:half], x[half:]) * turn
+    return torch.cat([turned.real, turned.imag])
 
 
 def plain_attention(core: TransformerXL, block: Any, context: Tensor, i: int, first: int) -> Tensor:

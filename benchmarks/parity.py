@@ -1,0 +1,164 @@
+"""Parity with and without adaptive computation time (Graves, 1603.08983, section 3.1).
+
+    python benchmarks/parity.py [--halting graves] [--bits 16] [--steps N] [--seed N] [--ponder-cost TAU] [--figure PNG]
+
+An input is one vector of --bits entries, of which a random 1 to --bits are +1 or -1 and the rest 0; the target is
+whether the number of +1s is odd. The network is a linear map, the `lstm` core, run for a sequence of that one step
+from the initial state, and a linear map to one logit. With --halting none the core takes one step an input, and
+the network is a feed-forward one with a single hidden layer. Each batch is drawn anew; the error is of inputs never
+seen, all of them drawn after training from a seed of their own. --figure draws ponder against difficulty, the
+number of entries that are not 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import memory_cores
+from memory_cores import CoreOutput
+
+TEST_BATCHES = 160
+
+
+class ParityNetwork(nn.Module):
+    """A linear map, a core, and a linear map to the logit of an odd number of +1s."""
+
+    def __init__(self, bits: int, width: int, **core_options: object) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(bits, width)
+        nn.init.normal_(self.encoder.weight)  # as embeddings start, so that gates are not linear at first
+        self.core = memory_cores.build("lstm", d_model=width, **core_options)
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, CoreOutput]:
+        """x (B, bits) -> logits (B,) and what the core gave."""
+        output = self.core(self.encoder(x)[:, None], self.core.initial_state(len(x)))
+        return self.head(output.y[:, 0]).squeeze(-1), output
+
+
+def draw(batch: int, bits: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs (B, bits), targets (B,) and difficulties (B,), the entries of each input that are not 0."""
+    difficulty = torch.randint(1, bits + 1, (batch,), generator=generator)
+    place = torch.rand(batch, bits, generator=generator).argsort(dim=1)
+    sign = torch.randint(0, 2, (batch, bits), generator=generator) * 2.0 - 1.0
+    x = sign * (place < difficulty[:, None])
+    return x, (x == 1).sum(dim=1) % 2, difficulty
+
+
+@torch.no_grad()
+def evaluate(network: ParityNetwork, arguments: argparse.Namespace, batches: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether wrong, the ponder steps and the difficulty, each (N,), of one input after another.
+
+    Inputs of a batch halt apart, so their steps are read from a call of one row each group of equal difficulty.
+    """
+    generator = torch.Generator().manual_seed(10**6 + arguments.seed)
+    wrong, steps, difficulties = [], [], []
+    for _ in range(batches):
+        x, target, difficulty = draw(arguments.batch, arguments.bits, generator)
+        logit, _ = network(x)
+        wrong.append((logit > 0) != target.bool())
+        of_difficulty = torch.ones(arguments.bits + 1)
+        if arguments.halting != "none":
+            for level in difficulty.unique().tolist():
+                of_difficulty[level] = network(x[difficulty == level])[1].metrics["ponder_steps"]
+        steps.append(of_difficulty[difficulty])
+        difficulties.append(difficulty)
+    return torch.cat(wrong), torch.cat(steps), torch.cat(difficulties)
+
+
+def train(network: ParityNetwork, arguments: argparse.Namespace) -> None:
+    """Train for --steps batches, or until --stop-below or --minutes end it, and print the training error on the way."""
+    generator = torch.Generator().manual_seed(arguments.seed)
+    optimizer = torch.optim.Adam(network.parameters(), arguments.learning_rate, fused=True)
+    start, cpu = time.time(), time.process_time()
+    losses, errors, ponder = [], [], []
+    for step in range(1, arguments.steps + 1):
+        x, target, _ = draw(arguments.batch, arguments.bits, generator)
+        logit, output = network(x)
+        loss = functional.binary_cross_entropy_with_logits(logit, target.float())
+        optimizer.zero_grad()
+        sum(output.losses.values(), loss).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), arguments.clip)
+        optimizer.step()
+        losses.append(loss.item())
+        errors.append(((logit > 0) != target.bool()).float().mean().item())
+        ponder.append(output.metrics["ponder_steps"].item() if output.metrics else 1.0)
+        if step % arguments.report_every == 0 or step == arguments.steps:
+            recent = slice(-arguments.report_every, None)
+            means = [sum(values[recent]) / len(values[recent]) for values in (losses, errors, ponder)]
+            row = "  ".join(f"{mean:8.4f}" for mean in means)
+            print(f"{step:9}  {time.time() - start:9.0f}  {time.process_time() - cpu:7.0f}  {row}", flush=True)
+            if means[1] < arguments.stop_below or time.time() - start > 60 * arguments.minutes:
+                return
+
+
+def draw_figure(path: Path, mean_steps: list[float], bits: int, title: str) -> None:
+    """Mean ponder against difficulty as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    axes.plot(range(1, bits + 1), mean_steps, marker="o")
+    axes.set(xlabel="difficulty: entries that are not 0", ylabel="ponder: mean steps N", title=title, ylim=(0, None))
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--halting", choices=("graves", "tensor2tensor", "none"), default="graves")
+    parser.add_argument("--bits", type=int, default=16)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--minutes", type=float, default=20.0, help="training ends after this time at the latest")
+    parser.add_argument("--stop-below", type=float, default=0.005, help="training ends once the error is lower")
+    parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient")
+    parser.add_argument("--ponder-cost", type=float, default=1e-3)
+    parser.add_argument("--max-ponder-steps", type=int, default=20)
+    parser.add_argument("--halting-bias", type=float, default=-1.0)
+    parser.add_argument("--report-every", type=int, default=500)
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    network = ParityNetwork(
+        arguments.bits,
+        arguments.width,
+        halting=arguments.halting,
+        max_ponder_steps=arguments.max_ponder_steps,
+        ponder_cost=arguments.ponder_cost,
+        halting_bias=arguments.halting_bias,
+    )
+    print(f"torch {torch.__version__}, {arguments.threads} thread(s); {vars(arguments)}")
+    print("    steps    seconds  CPU sec      loss     error    ponder")
+    train(network, arguments)
+
+    wrong, steps, difficulty = evaluate(network, arguments, TEST_BATCHES)
+    print(f"\n{len(wrong)} inputs never seen: error {100 * wrong.float().mean():.2f} %, mean ponder {steps.mean():.2f}")
+    print("difficulty     error %  mean ponder")
+    mean_steps = []
+    for level in range(1, arguments.bits + 1):
+        of_level = difficulty == level
+        mean_steps.append(steps[of_level].mean().item())
+        print(f"{level:10}  {100 * wrong[of_level].float().mean():10.2f}  {mean_steps[-1]:11.2f}")
+    if arguments.figure:
+        title = f"Parity of {arguments.bits}, error {100 * wrong.float().mean():.1f} %, tau {arguments.ponder_cost:g}"
+        draw_figure(arguments.figure, mean_steps, arguments.bits, title)
+
+
+if __name__ == "__main__":
+    main()

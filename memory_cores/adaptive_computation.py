@@ -1,0 +1,124 @@
+"""Adaptive computation time (Graves, 1603.08983): how many steps a position takes, and how their states are weighed."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from memory_cores.core import CoreOutput, State
+from memory_cores.validation import at_least, one_of
+
+Halting = Literal["none", "graves", "tensor2tensor"]
+"""none: no halting. graves: the states of the steps are summed by their halting weights, which sum to 1.
+tensor2tensor: each state is interpolated into the result by its weight p, p s + (1 - p) result, from zeros on, as the
+default of that library's Universal Transformer does; the shares of the states then sum to less than 1."""
+
+SINGLE_SHARES = 8
+"""Up to this many steps each has a share of its own among the metrics; beyond it, shares are of doubling ranges."""
+
+
+class HaltingUnit(nn.Linear):
+    """The probability sigmoid(w . s + b) that a position halts in state s (section 2, equation 5).
+
+    It is computed in the weights' precision also under autocast, since the least difference may decide on a halt.
+    """
+
+    def __init__(self, d_model: int, bias: float) -> None:
+        super().__init__(d_model, 1)
+        nn.init.normal_(self.weight, std=0.1 * d_model**-0.5)
+        nn.init.constant_(self.bias, bias)
+
+    def forward(self, s: Tensor) -> Tensor:
+        """(..., D) -> (...)."""
+        with torch.autocast(s.device.type, enabled=False):
+            return functional.linear(s.to(self.weight.dtype), self.weight, self.bias).squeeze(-1).sigmoid()
+
+
+class Pondering:
+    """The halting of many positions, one step after another (section 2, equations 6 to 9).
+
+    With the halting probabilities h_n, a position halts at the first step N whose sum h_1 + ... + h_N is at least
+    1 - epsilon, or at step max_steps. Step n < N weighs h_n, and step N the remainder R = 1 - (h_1 + ... + h_{N-1}).
+    """
+
+    def __init__(self, shape: torch.Size | tuple[int, ...], like: Tensor, *, max_steps: int, epsilon: float) -> None:
+        self.max_steps = max_steps
+        self.threshold = 1.0 - epsilon
+        self.taken = 0
+        self.running = torch.ones(shape, dtype=torch.bool, device=like.device)
+        """(...), True where a position has not halted."""
+        self.steps = torch.zeros(shape, dtype=torch.int64, device=like.device)
+        """(...) int64, the steps that each position took; N once it has halted."""
+        self.used = like.new_zeros(shape)
+        """(...), the sum of the halting probabilities of the steps before the halt."""
+
+    def weigh(self, probability: Tensor) -> Tensor:
+        """The weights (...) of one more step with halting probabilities (...): 0 where a position had halted before."""
+        self.taken += 1
+        left, before = self.remainder, self.running
+        self.steps = self.steps + before
+        if self.taken == self.max_steps:
+            self.running = torch.zeros_like(before)
+            return left * before
+        total = self.used + probability
+        self.running = before & (total < self.threshold)
+        self.used = torch.where(self.running, total, self.used)
+        return torch.where(self.running, probability, left * before)
+
+    @property
+    def remainder(self) -> Tensor:
+        """(...), R once a position has halted."""
+        return 1.0 - self.used
+
+
+def accumulate(halting: Halting, result: Tensor, state: Tensor, weight: Tensor) -> Tensor:
+    """The result (..., D) so far with a state (..., D) of weight (...) taken in; the first result is zeros."""
+    if halting == "tensor2tensor":
+        return torch.lerp(result, state, weight[..., None])
+    return torch.addcmul(result, weight[..., None], state)
+
+
+def pondered(
+    y: Tensor, state: State, steps: Tensor, remainder: Tensor, *, ponder_cost: float, max_steps: int
+) -> CoreOutput:
+    """The output of a call with its ponder loss and metrics, given the N and R of all positions (...).
+
+    The loss is ponder_cost times the mean of N + R (equations 10 to 13), whose gradient passes through R alone.
+    """
+    cost = ponder_cost * (steps + remainder).mean()
+    metrics = {"ponder_steps": steps.to(remainder.dtype).mean()}
+    for first, last in share_ranges(max_steps):
+        name = f"ponder_share_{first}" if first == last else f"ponder_share_{first}_to_{last}"
+        metrics[name] = ((steps >= first) & (steps <= last)).to(remainder.dtype).mean()
+    return CoreOutput(y, state, {"ponder": cost}, metrics)
+
+
+def share_ranges(max_steps: int) -> list[tuple[int, int]]:
+    """The ranges of steps, both ends included, of which metrics tell the share of positions."""
+    if max_steps <= SINGLE_SHARES:
+        return [(n, n) for n in range(1, max_steps + 1)]
+    doublings = math.ceil(math.log2(max_steps))
+    return [(1, 1), *((2**k + 1, min(2 ** (k + 1), max_steps)) for k in range(doublings))]
+
+
+def ponder_problems(
+    *, halting: str, max_ponder_steps: int, ponder_cost: float, halting_bias: float, halting_epsilon: float
+) -> list[str]:
+    """The problems of the options of adaptive computation time."""
+    problems = one_of(get_args(Halting), halting=halting) + at_least(1, max_ponder_steps=max_ponder_steps)
+    if not finite(ponder_cost) or ponder_cost < 0:
+        problems.append(f"ponder_cost is {ponder_cost!r}, expected a number >= 0")
+    if not finite(halting_bias):
+        problems.append(f"halting_bias is {halting_bias!r}, expected a number")
+    if not finite(halting_epsilon) or not 0 < halting_epsilon < 1:
+        problems.append(f"halting_epsilon is {halting_epsilon!r}, expected a number in (0, 1)")
+    return problems
+
+
+def finite(value: object) -> bool:
+    """Whether an option is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
