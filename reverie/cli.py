@@ -25,6 +25,7 @@ exit codes:
   0    done
   1    the run failed, or its last checkpoint could not be saved
   2    a mistake in the input: configuration, run folder, environment, arguments
+  3    update after update was not finite; the last checkpoint is as it was
   130  stopped by SIGINT, after saving
   143  stopped by SIGTERM, after saving
 """
@@ -48,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(str(Path.cwd()))
         match arguments.command:
             case "train":
-                return train(arguments.config, arguments.overrides, arguments.resume, arguments.overwrite)
+                return train(
+                    arguments.config, arguments.overrides, arguments.resume, arguments.overwrite, arguments.address
+                )
             case "evaluate":
                 return evaluate(arguments)
             case "generate":
@@ -71,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: bool) -> int:
+def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: bool, address: str | None = None) -> int:
     """Train the experiment of a configuration in its run folder."""
     from reverie.config import load_experiment
 
@@ -85,22 +88,26 @@ def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: b
         torch.set_num_threads(config.train.num_threads)
         from reverie import train as training
 
-        with contextlib.closing(make_trainer(config)) as trainer:
+        with contextlib.closing(make_trainer(config, address)) as trainer:
             print(f"training {config.core.name} on {_subject(config)} in {folder}", file=sys.stderr)
             return training.run(config, trainer, folder, resume)
 
 
-def make_trainer(config: Experiment) -> Trainer:
-    """The trainer of an experiment."""
+def make_trainer(config: Experiment, address: str | None = None) -> Trainer:
+    """The trainer of an experiment; `address` is that of a Ray cluster for its actors."""
     import lm.config
 
     if isinstance(config, lm.config.ExperimentConfig):
+        if address is not None:
+            raise UserError("--address: for agents only")
         from lm.trainer import NextTokenTrainer
 
         return NextTokenTrainer(config)
     from agents.trainer import ImpalaTrainer
 
-    return ImpalaTrainer(config)
+    if address is not None and not config.agent.num_actors:
+        raise UserError("--address: agent.num_actors is 0, so there are no actor processes to place")
+    return ImpalaTrainer(config, address)
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -223,6 +230,7 @@ def _code_of_expected(error: Exception) -> int | None:
     kinds = (
         ("envs", "EnvError", 2),
         ("envs", "EnvFault", 1),
+        ("agents.learner", "DivergenceError", 3),
         ("agents.learner", "TrainingError", 1),
         ("lm.errors", "InputError", 2),
         ("lm.errors", "TrainingError", 1),
@@ -275,6 +283,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", help="train the experiment of a configuration", allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", help="a YAML file, or a name from `reverie list configs`")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=64")
+    command.add_argument(
+        "--address", metavar="HOST:PORT|auto", help="place actors on this Ray cluster (default: this machine alone)"
+    )
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="continue the run in the run folder")
     mode.add_argument("--overwrite", action="store_true", help="delete the run in the run folder first")
