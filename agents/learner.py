@@ -37,7 +37,8 @@ def impala_loss(
     """The loss of one batch, averaged over its transitions, and its metrics.
 
     Where `batch` is one of `num_shards` shards of equal size, with `transitions` in all of them, the sums over the
-    shards are the loss and the metrics of the whole (only of the explained variance it is the mean of the shards').
+    shards are the loss and the metrics of the whole; what a core says of its shard counts 1 / num_shards, and so does
+    the explained variance.
 
         L = - log pi(a_s|x_s) rho_s (r_s + gamma v_{s+1} - V(x_s)) + value_cost (v_s - V(x_s))^2 / 2 - entropy_cost H
             + the losses of the core

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from dataclasses import asdict
@@ -38,22 +39,18 @@ class ImpalaTrainer:
         self.retired_envs: dict[int, int] = {}
         self.episodes: deque[EpisodeStats] = deque(maxlen=EPISODE_WINDOW)
         torch.set_num_threads(config.train.num_threads)
-        self.actors = make_actors(config, address)
-        try:
+        self.published = -1
+        with contextlib.ExitStack() as on_failure:
+            self.actors = make_actors(config, address)
+            on_failure.callback(self.actors.close)
             self.observation_space, self.action_space = self.actors.spaces()
             torch.manual_seed(config.train.seed)  # first weights do not depend on where the actors are
             self.learners = Learners(config, (self.observation_space, self.action_space))
-        except BaseException:
-            self.actors.close()
-            raise
-        self.published = -1
-        try:
+            on_failure.callback(self.learners.close)
             policy = self.learner.policy
             weights = sum(tensor.nbytes for tensor in policy.state_dict().values())
             self.actors.require_room(unroll_bytes(config, self.observation_space, policy), weights)
-        except BaseException:
-            self.close()
-            raise
+            on_failure.pop_all()
 
     @property
     def learner(self) -> Learner:

@@ -120,11 +120,10 @@ def _bounds(space: spaces.Box) -> tuple[Array, Array] | None:
     if not (np.isfinite(space.low).any() or np.isfinite(space.high).any()):
         return None
     largest = np.finfo(dtype).max
-    with np.errstate(over="ignore", invalid="ignore"):
-        low, high = (np.asarray(bound, np.float64) for bound in (space.low, space.high))
-        slack = BOUND_SLACK * np.maximum(1.0, np.where(np.isfinite(low), abs(low), 0.0))
-        slack = np.maximum(slack, BOUND_SLACK * np.where(np.isfinite(high), abs(high), 0.0))
-        return (low - slack).clip(-largest, largest).astype(dtype), (high + slack).clip(-largest, largest).astype(dtype)
+    low, high = (np.asarray(bound, np.float64).clip(-largest, largest) for bound in (space.low, space.high))
+    low = low - BOUND_SLACK * np.maximum(1.0, abs(low))
+    high = high + BOUND_SLACK * np.maximum(1.0, abs(high))
+    return low.clip(-largest, largest).astype(dtype), high.clip(-largest, largest).astype(dtype)
 
 
 def find_wrong(leaf: Leaf, batch: Array) -> tuple[int, str] | None:
