@@ -125,7 +125,8 @@ class ActorPool:
         if self.config.agent.inference == "learner":
             if self.server is None:
                 remote_server = self.ray.remote(num_cpus=1)(InferenceServer)
-                self.server = remote_server.remote(self.config, self.observation_space, self.action_space)
+                spaces = self.observation_space, self.action_space
+                self.server = remote_server.remote(self.config, *spaces, self.weights_ref, version)
             self.server.set_weights.remote(self.weights_ref, version)
 
     def next_unroll(self) -> Unroll:

@@ -67,7 +67,8 @@ class AgentConfig:
     max_policy_lag: Annotated[int, Field(ge=0, le=10**6)] = 100
     """Unrolls whose first weights are more than this many updates old are dropped and counted."""
     unroll_deadline: Positive = 120.0
-    """Seconds after which an actor that has not returned its unroll is replaced."""
+    """Seconds after which an actor that has not returned its unroll is replaced; one of several learners that does not
+    answer for as long ends the run."""
     start_deadline: Positive = 120.0
     """Seconds that a process has to start and to build its environments, beyond its first deadline."""
     max_actor_restarts: Annotated[int, Field(ge=0, le=10**6)] = 5

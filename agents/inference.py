@@ -36,13 +36,18 @@ class InferenceServer:
     """The policy, and for each actor its memory and random numbers."""
 
     def __init__(
-        self, config: ExperimentConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+        self,
+        config: ExperimentConfig,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        weights: Weights,
+        version: int,
     ) -> None:
         self.config = config
         self.policy = make_policy(config, observation_space, action_space).eval()
-        self.version = -1
         self.acting: dict[int, Acting] = {}
         self.incarnations: dict[int, int] = {}
+        self.set_weights(weights, version)
 
     def set_weights(self, weights: Weights, version: int) -> None:
         """Act with these from the next entry on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import io
 import multiprocessing
 import os
 import shutil
@@ -26,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from agents.config import ExperimentConfig
-from agents.learner import Learner, TrainingError
+from agents.learner import Learner, SumInPlace, TrainingError
 from agents.policy import make_policy
 from agents.unroll import Unroll, batch
 
@@ -44,7 +45,7 @@ class Learners:
         if config.agent.num_learners == 1:
             self.first = Learner(policy, config)
             return
-        self.first = Learner(policy, config, sum_over_learners)
+        self.first = Learner(policy, config, summing(config))
         self.senders = ThreadPoolExecutor(max_workers=config.agent.num_learners - 1)
         context = multiprocessing.get_context("spawn")
         meeting_place = Path(tempfile.mkdtemp(prefix="reverie-learners-"))
@@ -59,7 +60,7 @@ class Learners:
                 self.connections.append(ours)
             with self._lost_learners_named():
                 join(config, 0, str(meeting_place / "store"))
-            self._send("load", dict(policy.state_dict()), self.first.state())
+            self._send("load", packed(policy.state_dict(), self.first.state()))
         except BaseException:
             self.close()
             raise
@@ -90,7 +91,7 @@ class Learners:
         """Continue from weights and `Learner.state()`, in all learners."""
         self.first.policy.load_state_dict(weights)
         self.first.load(state)
-        self._send("load", weights, state)
+        self._send("load", packed(weights, state))
 
     def close(self) -> None:
         """End the other learners."""
@@ -119,15 +120,27 @@ class Learners:
             for peer in self.peers:
                 peer.join(timeout=1.0)
             dead = [f"{p.name} ended with exit code {p.exitcode}" for p in self.peers if p.exitcode is not None]
-            if not self.peers or not (dead or isinstance(error, OSError | EOFError | dist.DistError)):
+            if not (dead or isinstance(error, OSError | EOFError) or "timed out" in str(error).lower()):
                 raise
             what = ", ".join(dead) or f"a learner does not answer: {error}"
             raise TrainingError(f"{what}; --resume continues from the last checkpoint") from error
 
 
-def sum_over_learners(tensor: Tensor) -> None:
-    """Add up a tensor over all learners, in place."""
-    dist.all_reduce(tensor)
+def packed(*data: Any) -> bytes:
+    """Tensors by value: sent as they are, they would stay shared between the processes."""
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    return buffer.getvalue()
+
+
+def summing(config: ExperimentConfig) -> SumInPlace:
+    """A function that adds up a tensor over all learners, in place; RuntimeError if one does not answer in time."""
+    deadline = datetime.timedelta(seconds=config.agent.unroll_deadline)
+
+    def sum_over_learners(tensor: Tensor) -> None:
+        dist.all_reduce(tensor, async_op=True).wait(deadline)
+
+    return sum_over_learners
 
 
 def join(config: ExperimentConfig, rank: int, store: str) -> None:
@@ -141,7 +154,7 @@ def join(config: ExperimentConfig, rank: int, store: str) -> None:
         world_size=size,
         timeout=datetime.timedelta(seconds=config.agent.start_deadline),
     )
-    sum_over_learners(torch.zeros(1))
+    dist.barrier()
 
 
 def learn(config: ExperimentConfig, spaces: Spaces, rank: int, store: str, connection: Connection) -> None:
@@ -151,14 +164,15 @@ def learn(config: ExperimentConfig, spaces: Spaces, rank: int, store: str, conne
     torch.set_num_threads(config.train.num_threads)
     torch.manual_seed(config.train.seed + rank)
     join(config, rank, store)
-    learner = Learner(make_policy(config, *spaces), config, sum_over_learners)
+    learner = Learner(make_policy(config, *spaces), config, summing(config))
     # The first learner reports what went wrong.
     with contextlib.suppress(EOFError, OSError, TrainingError, RuntimeError):
         while True:
             match connection.recv():
                 case ("update", unrolls, step):
                     learner.update(batch(unrolls), step)
-                case ("load", weights, state):
+                case ("load", data):
+                    weights, state = torch.load(io.BytesIO(data), weights_only=True)
                     learner.policy.load_state_dict(weights)
                     learner.load(state)
                 case ("digest",):

@@ -117,9 +117,7 @@ def test_the_run_goes_on_without_an_actor_that_was_given_up(
     trainer.update()
 
 
-def test_fewer_actors_than_asked_for_end_the_run(
-    make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path
-) -> None:
+def test_fewer_actors_than_asked_for_end_the_run(make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path) -> None:
     kwargs = {"folder": str(tmp_path), "bad": "raise"}
     trainer = make_trainer(ONE_IS_BAD, env_kwargs=kwargs, num_actors=2, min_actors=2, max_actor_restarts=0)
     with pytest.raises(TrainingError, match=r"no maze today(.|\n)*agent.min_actors is 2"):
@@ -200,6 +198,8 @@ def test_every_port_is_on_the_loopback_address_and_the_token_is_private(ray: Any
 
 
 def same_unrolls(one: Any, two: Any) -> None:
+    for leaf in one.observation:
+        torch.testing.assert_close(torch.tensor(one.observation[leaf]), torch.tensor(two.observation[leaf]))
     for name in ("reset", "last_action", "last_reward", "action", "behaviour_log_probs", "reward", "valid"):
         torch.testing.assert_close(torch.tensor(getattr(one, name)), torch.tensor(getattr(two, name)))
     for name in one.core_state:

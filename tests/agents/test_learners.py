@@ -58,17 +58,13 @@ def test_two_learners_make_the_update_of_one_stay_equal_and_end_with_their_cause
 
 
 def test_a_learner_that_hangs_ends_the_run(make_config: MakeConfig) -> None:
-    trainer = ImpalaTrainer(make_config(RANDOM_EPISODES, num_learners=2, batch_size=8, start_deadline=30.0))
+    trainer = ImpalaTrainer(make_config(RANDOM_EPISODES, num_learners=2, batch_size=8, unroll_deadline=2.0))
     try:
         trainer.update()
         (peer,) = trainer.learners.peers
         assert peer.pid is not None
-        # As a deadline of the group that has passed: that of the configuration would make a slow test.
-        torch.distributed.distributed_c10d._get_default_group()._set_default_timeout(
-            __import__("datetime").timedelta(seconds=0.5)
-        )
         os.kill(peer.pid, signal.SIGSTOP)
-        with pytest.raises(TrainingError, match="a learner does not answer"):
+        with pytest.raises(TrainingError, match="a learner does not answer|learner 1 ended"):
             for _ in range(3):
                 trainer.update()
     finally:
