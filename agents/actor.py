@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,11 +31,23 @@ def load_weights(policy: Policy, weights: Weights) -> None:
 class Acting:
     """The policy stepped over entries, with its memory and its own random numbers."""
 
+    version = -1
+    core_state: dict[str, np.ndarray]
+    """State of the core at the last `begin`."""
+
     def __init__(self, policy: Policy, batch_size: int, seed: int, greedy: bool = False) -> None:
         self.policy = policy
         self.stream = policy.core.stream(batch_size)
         self.generator = torch.Generator().manual_seed(seed)
         self.greedy = greedy
+
+    def begin(self, weights: Weights, version: int) -> None:
+        """Start an unroll, with these weights."""
+        if version != self.version:
+            load_weights(self.policy, weights)
+            self.stream.refresh()
+            self.version = version
+        self.core_state = {name: tensor.numpy() for name, tensor in self.stream.state().items()}
 
     @torch.no_grad()
     def act(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
@@ -48,10 +60,30 @@ class Acting:
         return action.numpy(), distribution.log_prob(parameters, action).numpy()
 
 
+class ActsOnEntries(Protocol):
+    """What an actor acts with: `Acting` here, or `agents.inference.RemoteActing`."""
+
+    version: int
+    core_state: dict[str, np.ndarray]
+
+    def begin(self, weights: Weights, version: int) -> None:
+        """Start an unroll."""
+
+    def act(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+        """Actions (B, ...) and their log-probabilities (B,)."""
+
+
+def acting_seed(config: ExperimentConfig, index: int, incarnation: int) -> int:
+    """The seed of an actor's actions."""
+    return int(np.random.SeedSequence([config.train.seed, index, incarnation]).generate_state(1)[0])
+
+
 class Actor:
     """A vector of environments and a copy of the policy; a process on Ray, or called directly (`num_actors: 0`)."""
 
-    def __init__(self, config: ExperimentConfig, index: int, incarnation: int = 0) -> None:
+    def __init__(
+        self, config: ExperimentConfig, index: int, incarnation: int = 0, acting: ActsOnEntries | None = None
+    ) -> None:
         """`index` and `incarnation` make the actor's seeds its own: a restarted actor plays new episodes."""
         self.index = index
         self.incarnation = incarnation
@@ -62,19 +94,16 @@ class Actor:
             rows,
             seed=config.train.seed,
             first_row=(incarnation * max(config.agent.num_actors, 1) + index) * rows,
+            max_faults=config.agent.max_env_faults,
         )
-        policy = make_policy(config, self.envs.observation_space, self.envs.action_space)
-        seeds = np.random.SeedSequence([config.train.seed, index, incarnation]).generate_state(1)
-        self.acting = Acting(policy.eval(), rows, seed=int(seeds[0]))
-        self.version = -1
+        if acting is None:
+            policy = make_policy(config, self.envs.observation_space, self.envs.action_space)
+            acting = Acting(policy.eval(), rows, acting_seed(config, index, incarnation))
+        self.acting = acting
 
     def unroll(self, weights: Weights, version: int) -> Unroll:
         """Act for `unroll_length` steps with the given weights."""
-        if version != self.version:
-            load_weights(self.acting.policy, weights)
-            self.acting.stream.refresh()
-            self.version = version
-        core_state = {name: tensor.numpy() for name, tensor in self.acting.stream.state().items()}
+        self.acting.begin(weights, version)
         entries, steps, transitions = [self.envs.entry], [], []
         for _ in range(self.unroll_length):
             action, log_probs = self.acting.act(self.envs.entry)
@@ -97,15 +126,18 @@ class Actor:
             reward=over_time([transition.reward for transition in transitions]),
             terminated=over_time([transition.terminated for transition in transitions]),
             valid=over_time([transition.valid for transition in transitions]),
-            core_state=core_state,
-            version=version,
+            core_state=self.acting.core_state,
+            version=self.acting.version,
             actor=self.index,
             incarnation=self.incarnation,
             episodes=self.envs.pop_episodes(),
+            faults=self.envs.pop_faults(),
+            retired_envs=self.envs.num_retired,
         )
 
     def state(self) -> dict[str, Any]:
         """Everything that the next unroll depends on besides the weights: plain data and tensors."""
+        assert isinstance(self.acting, Acting)
         return {
             "envs": self.envs.state(),
             "core": self.acting.stream.state(),
@@ -114,11 +146,12 @@ class Actor:
 
     def load(self, state: dict[str, Any]) -> list[str]:
         """Continue from `state()`; returns a warning for each environment that could not be brought back exactly."""
+        assert isinstance(self.acting, Acting)
         core_state: dict[str, Tensor] = state["core"]
         self.acting.stream.load(core_state)
         self.acting.generator.set_state(state["generator"])
         rows = self.envs.load(state["envs"])
-        self.version = -1
+        self.acting.version = -1
         return [
             f"environment row {row} did not replay to its saved observation: it starts a new episode" for row in rows
         ]

@@ -1,4 +1,4 @@
-"""Ray on this machine, reachable from this machine only."""
+"""Ray: on this machine and reachable from it alone, or, asked for by name, a cluster that is already there."""
 
 from __future__ import annotations
 
@@ -9,36 +9,63 @@ from typing import Any
 
 from agents.learner import TrainingError
 
+LOCAL = {
+    # Ray's services bind to every interface on Linux unless this variable, meant for other systems, is set before its
+    # import; then every port is on the loopback address.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Workers at Ray's default niceness of 15 starve while the learner computes.
+    "RAY_worker_niceness": "0",
+    # What an environment forks ends with its actor.
+    "RAY_process_group_cleanup_enabled": "1",
+    # Without its head a run cannot go on: end within seconds, not after a minute.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+    # What actors print to stderr is kept, but not without bound.
+    "RAY_ROTATION_MAX_BYTES": "10000000",
+    "RAY_ROTATION_BACKUP_COUNT": "1",
+}
 
-def start_ray(num_actors: int) -> Any:
-    """Start a private Ray instance with room for `num_actors` processes and return the module.
 
-    Ray's services bind to every interface on Linux unless this variable, meant for other systems, is set before its
-    import; then every port is on the loopback address. The dashboard, whose job interface runs code, stays off.
-    Raises TrainingError where Ray's authentication is turned off.
+def is_joined() -> bool:
+    """Whether this process already belongs to a Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def start_ray(num_processes: int, address: str | None = None) -> Any:
+    """Start a private Ray with room for `num_processes`, or join the cluster at `address`, and return the module.
+
+    A Ray that this process has already joined is used as it is. The dashboard, whose job interface runs code, stays
+    off. Raises TrainingError where Ray's authentication is turned off, or where no cluster answers.
     """
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         raise TrainingError("RAY_AUTH_MODE=disabled turns off Ray's authentication: unset it to train")
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    # Workers at Ray's default niceness of 15 starve while the learner computes.
-    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        for name, value in LOCAL.items():
+            os.environ.setdefault(name, value)
     import ray
 
-    if ray.is_initialized():
+    if is_joined():
         return ray
+    where: dict[str, Any] = {"address": address}
+    if address is None:
+        num_cpus = max(num_processes, os.cpu_count() or 1)
+        where = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
     previous_umask = os.umask(0o077)
     try:
         ray.init(
-            address="local",
-            num_cpus=max(num_actors, os.cpu_count() or 1),
-            include_dashboard=False,
+            **where,
             configure_logging=True,
             logging_level=logging.ERROR,
-            log_to_driver=True,
+            # Environments may print without end.
+            log_to_driver=False,
             # Environments may live in modules that only this process can import from where it stands.
             runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, sys.path)])}},
         )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise
+        raise TrainingError(f"no Ray cluster could be joined at {address}: {error}") from error
     finally:
         os.umask(previous_umask)
     return ray

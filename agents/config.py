@@ -51,19 +51,32 @@ class AgentConfig:
 
     num_actors: Annotated[int, Field(ge=0, le=10_000)] = 2
     """Actor processes; 0 runs the same code in this process, without Ray and bitwise repeatable."""
+    min_actors: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """The run goes on without actors that were given up, as long as this many are left."""
+    num_learners: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes on the learner's machine that share each batch."""
+    inference: Literal["actor", "learner"] = "actor"
+    """Where the policy acts: in each actor, or in one process for all, to which actors send entries."""
     envs_per_actor: Size = 16
     unroll_length: Size = 64
     """Environment steps in one unroll of one environment."""
     batch_size: Size = 32
-    """Unrolls in one learner update; a multiple of envs_per_actor."""
+    """Unrolls in one learner update; a multiple of envs_per_actor, for each learner."""
     max_in_flight: Annotated[int, Field(ge=1, le=64)] = 2
     """Unroll requests outstanding at one actor."""
     max_policy_lag: Annotated[int, Field(ge=0, le=10**6)] = 100
     """Unrolls whose first weights are more than this many updates old are dropped and counted."""
     unroll_deadline: Positive = 120.0
-    """Seconds after which an actor that has not returned its unroll is replaced."""
+    """Seconds after which an actor that has not returned its unroll is replaced; one of several learners that does not
+    answer for as long ends the run."""
+    start_deadline: Positive = 120.0
+    """Seconds that a process has to start and to build its environments, beyond its first deadline."""
     max_actor_restarts: Annotated[int, Field(ge=0, le=10**6)] = 5
     """Consecutive restarts without an unroll between them, after which an actor is given up."""
+    restart_backoff: Positive = 1.0
+    """Seconds before the second of such restarts; doubled at each further one, up to 60."""
+    max_env_faults: Annotated[int, Field(ge=1, le=10**6)] = 5
+    """Faults of one environment without a finished episode between them, after which it is retired."""
 
     encoder_width: Size = 128
     discount: Fraction = 0.99
@@ -125,6 +138,17 @@ class ExperimentConfig:
                 f"agent.batch_size: {self.agent.batch_size} is not a multiple of "
                 f"agent.envs_per_actor = {self.agent.envs_per_actor}"
             )
+        elif self.agent.batch_size // self.agent.envs_per_actor % self.agent.num_learners:
+            found.append(
+                f"agent.batch_size: {self.agent.batch_size} is not a multiple of agent.envs_per_actor x "
+                f"agent.num_learners = {self.agent.envs_per_actor * self.agent.num_learners}"
+            )
+        if self.agent.min_actors > max(self.agent.num_actors, 1):
+            found.append(
+                f"agent.min_actors: {self.agent.min_actors} is above agent.num_actors = {self.agent.num_actors}"
+            )
+        if self.agent.inference == "learner" and not self.agent.num_actors:
+            found.append('agent.inference: "learner" needs actor processes, but agent.num_actors is 0')
         if self.agent.c_bar > self.agent.rho_bar:
             found.append(f"agent.c_bar: {self.agent.c_bar} is above agent.rho_bar = {self.agent.rho_bar}")
         return found

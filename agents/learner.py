@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,15 +15,30 @@ from agents.schedules import scheduled
 from agents.unroll import Batch
 from agents.vtrace import vtrace
 
+SumInPlace = Callable[[Tensor], None]
+
 
 class TrainingError(Exception):
     """The run cannot go on; the message says why."""
 
 
+class DivergenceError(TrainingError):
+    """Update after update is not finite."""
+
+
 def impala_loss(
-    policy: Policy, batch: Batch, config: AgentConfig, entropy_cost: float
+    policy: Policy,
+    batch: Batch,
+    config: AgentConfig,
+    entropy_cost: float,
+    transitions: Tensor | None = None,
+    num_shards: int = 1,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of one batch, averaged over its transitions, and its metrics.
+
+    Where `batch` is one of `num_shards` shards of equal size, with `transitions` in all of them, the sums over the
+    shards are the loss and the metrics of the whole; what a core says of its shard counts 1 / num_shards, and so does
+    the explained variance.
 
         L = - log pi(a_s|x_s) rho_s (r_s + gamma v_{s+1} - V(x_s)) + value_cost (v_s - V(x_s))^2 / 2 - entropy_cost H
             + the losses of the core
@@ -45,7 +62,7 @@ def impala_loss(
         trace_decay=config.trace_decay,
     )
 
-    transitions = batch.valid.sum().clamp(min=1)
+    transitions = (batch.valid.sum() if transitions is None else transitions).clamp(min=1)
 
     def mean(x: Tensor) -> Tensor:
         return (x * batch.valid).sum() / transitions
@@ -55,8 +72,9 @@ def impala_loss(
     entropy = mean(entropies)
     loss = policy_loss + config.value_cost * value_loss - entropy_cost * entropy
     for core_loss in output.core.losses.values():
-        loss = loss + core_loss
+        loss = loss + core_loss / num_shards
     errors = torch.where(batch.valid, targets.values - values, 0.0)
+    unexplained = errors.square().sum() / batch.valid.sum().clamp(min=1)
     variance = (targets.values[batch.valid]).var(correction=0)
     metrics = {
         "loss/total": loss,
@@ -65,10 +83,10 @@ def impala_loss(
         "policy/entropy": entropy,
         "vtrace/mean_rho": mean(targets.rhos),
         "vtrace/mean_value": mean(values),
-        "vtrace/explained_variance": 1 - mean(errors.square()) / variance.clamp(min=1e-8),
+        "vtrace/explained_variance": (1 - unexplained / variance.clamp(min=1e-8)) / num_shards,
     }
-    metrics |= {f"loss/core_{name}": value for name, value in output.core.losses.items()}
-    metrics |= {f"core/{name}": value for name, value in output.core.metrics.items()}
+    metrics |= {f"loss/core_{name}": value / num_shards for name, value in output.core.losses.items()}
+    metrics |= {f"core/{name}": value / num_shards for name, value in output.core.metrics.items()}
     return loss, {name: value.detach() for name, value in metrics.items()}
 
 
@@ -84,8 +102,10 @@ class Learner:
 
     max_skipped_in_a_row = 5
 
-    def __init__(self, policy: Policy, config: ExperimentConfig) -> None:
+    def __init__(self, policy: Policy, config: ExperimentConfig, sum_over_learners: SumInPlace | None = None) -> None:
+        """`sum_over_learners` adds up a tensor over all learners of the run, in place; None for a single one."""
         self.policy = policy.train()
+        self.sum_over_learners = sum_over_learners
         self.config = config
         self.optimizer = make_optimizer(policy, config.agent)
         self.update_count = 0
@@ -95,8 +115,9 @@ class Learner:
     def update(self, batch: Batch, step: int) -> dict[str, float]:
         """One optimizer step on a batch, `step` environment steps into the run. Returns metrics by tag.
 
-        A batch whose loss or gradient is not finite changes nothing but the count of skipped updates; several in a row
-        raise TrainingError.
+        Of several learners each has a shard of the batch; the gradient is that of the whole, bitwise the same in all,
+        and so are the weights after it. A batch whose loss or gradient is not finite changes nothing but the count of
+        skipped updates; several in a row raise DivergenceError.
         """
         agent = self.config.agent
         total_steps = self.config.train.total_steps
@@ -106,8 +127,14 @@ class Learner:
             group["lr"] = learning_rate
 
         self.optimizer.zero_grad(set_to_none=True)
-        loss, metrics = impala_loss(self.policy, batch, agent, entropy_cost)
+        transitions = batch.valid.sum()
+        if self.sum_over_learners is not None:
+            self.sum_over_learners(transitions)
+        loss, metrics = impala_loss(self.policy, batch, agent, entropy_cost, transitions, agent.num_learners)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.sum_over_learners is not None:
+            self._sum_gradients(metrics, self.sum_over_learners)
+            loss = metrics["loss/total"]
         gradient_norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), agent.max_grad_norm)
         self.update_count += 1
         if torch.isfinite(gradient_norm) and torch.isfinite(loss.detach()):
@@ -117,7 +144,7 @@ class Learner:
             self.skipped_updates += 1
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row >= self.max_skipped_in_a_row:
-                raise TrainingError(
+                raise DivergenceError(
                     f"{self.skipped_in_a_row} updates in a row had a loss or gradient that is not finite (last loss "
                     f"{float(loss.detach())}, gradient norm {float(gradient_norm)}); the weights are those before them"
                 )
@@ -127,6 +154,27 @@ class Learner:
             "learner/entropy_cost": entropy_cost,
             "learner/skipped_updates": self.skipped_updates,
         }
+
+    def _sum_gradients(self, metrics: dict[str, Tensor], sum_over_learners: SumInPlace) -> None:
+        """Make the gradients and `metrics` the sums over all learners, in one message."""
+        parameters = list(self.policy.parameters())
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        parts = [*gradients, *metrics.values()]
+        joined = torch.cat([part.reshape(-1).float() for part in parts])
+        sum_over_learners(joined)
+        sums = torch.split(joined, [part.numel() for part in parts])
+        for parameter, total in zip(parameters, sums, strict=False):
+            parameter.grad = total.view_as(parameter).to(parameter.dtype)
+        for name, total in zip(metrics, sums[len(parameters) :], strict=True):
+            metrics[name] = total[0]
+
+    def digest(self) -> str:
+        """SHA-256 of the weights and the optimizer's moments."""
+        found = hashlib.sha256()
+        moments = [value for state in self.optimizer.state.values() for value in state.values()]
+        for tensor in [*self.policy.state_dict().values(), *moments]:
+            found.update(torch.as_tensor(tensor).detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     def state(self) -> dict[str, Any]:
         """Optimizer and counters, as plain data and tensors."""

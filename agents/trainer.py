@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections import deque
 from dataclasses import asdict
 from typing import Any
@@ -9,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import envs
 from agents.actor import weights_of
-from agents.actor_pool import make_actors
+from agents.actor_source import make_actors
 from agents.config import ExperimentConfig
 from agents.learner import Learner
-from agents.policy import make_policy
-from agents.unroll import Unroll, batch
-from envs import EpisodeStats
+from agents.learners import Learners
+from agents.unroll import Unroll, unroll_bytes
+from envs import EpisodeStats, Fault
+
+logger = logging.getLogger(__name__)
 
 EPISODE_WINDOW = 100
 """Training curves average over this many of the latest episodes."""
@@ -25,22 +28,34 @@ EPISODE_WINDOW = 100
 class ImpalaTrainer:
     """Trains one policy. `update` is one learner step; `state`, `weights` and `load` make a resume."""
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: ExperimentConfig, address: str | None = None) -> None:
+        """`address` is that of a Ray cluster; None keeps to this machine."""
         self.config = config
         self.total_steps = config.train.total_steps
         self.step_count = 0
         self.dropped_unrolls = 0
         self.episode_count = 0
+        self.env_faults = 0
+        self.retired_envs: dict[int, int] = {}
         self.episodes: deque[EpisodeStats] = deque(maxlen=EPISODE_WINDOW)
         torch.set_num_threads(config.train.num_threads)
-        torch.manual_seed(config.train.seed)
-        env = envs.make(config.env.id, config.env.kwargs)
-        self.observation_space, self.action_space = env.observation_space, env.action_space
-        env.close()  # type: ignore[no-untyped-call]
-        policy = make_policy(config, self.observation_space, self.action_space)
-        self.learner = Learner(policy, config)
-        self.actors = make_actors(config)
         self.published = -1
+        with contextlib.ExitStack() as on_failure:
+            self.actors = make_actors(config, address)
+            on_failure.callback(self.actors.close)
+            self.observation_space, self.action_space = self.actors.spaces()
+            torch.manual_seed(config.train.seed)  # first weights do not depend on where the actors are
+            self.learners = Learners(config, (self.observation_space, self.action_space))
+            on_failure.callback(self.learners.close)
+            policy = self.learner.policy
+            weights = sum(tensor.nbytes for tensor in policy.state_dict().values())
+            self.actors.require_room(unroll_bytes(config, self.observation_space, policy), weights)
+            on_failure.pop_all()
+
+    @property
+    def learner(self) -> Learner:
+        """The learner whose weights are published and saved."""
+        return self.learners.first
 
     @property
     def update_count(self) -> int:
@@ -54,11 +69,14 @@ class ImpalaTrainer:
             self.published = self.update_count
         unrolls = self._gather()
         lags = [self.update_count - unroll.version for unroll in unrolls]
-        metrics = self.learner.update(batch(unrolls), self.step_count)
+        metrics = self.learners.update(unrolls, self.step_count)
         self.step_count += sum(int(unroll.valid.sum()) for unroll in unrolls)
         for unroll in unrolls:
             self.episode_count += len(unroll.episodes)
             self.episodes.extend(unroll.episodes)
+            self.retired_envs[unroll.actor] = unroll.retired_envs
+            for fault in unroll.faults:
+                self._note(fault)
         return (
             metrics
             | self._episode_metrics()
@@ -66,9 +84,19 @@ class ImpalaTrainer:
                 "learner/policy_lag_mean": sum(lags) / len(lags),
                 "learner/policy_lag_max": float(max(lags)),
                 "learner/dropped_unrolls": self.dropped_unrolls,
-                "actors/restarts": self.actors.restarts,
+                "envs/faults": self.env_faults,
+                "envs/retired": sum(self.retired_envs.values()),
             }
+            | self.actors.metrics()
         )
+
+    def _note(self, fault: Fault) -> None:
+        """Count a fault, and log it: all retirements, and ever fewer of the rest."""
+        self.env_faults += 1
+        if fault.retired:
+            logger.warning("an environment is retired after %s\n%s", fault.message, fault.traceback.rstrip())
+        elif self.env_faults.bit_count() == 1:
+            logger.warning("environment fault %d, made again: %s", self.env_faults, fault.message)
 
     def _gather(self) -> list[Unroll]:
         agent = self.config.agent
@@ -112,28 +140,31 @@ class ImpalaTrainer:
 
     def state(self) -> dict[str, Any]:
         """Everything besides the weights that the rest of the run depends on: plain data and tensors."""
+        self.learners.check_agreement()
         return {
             "learner": self.learner.state(),
             "actors": self.actors.state(),
             "step_count": self.step_count,
             "dropped_unrolls": self.dropped_unrolls,
             "episode_count": self.episode_count,
+            "env_faults": self.env_faults,
             "episodes": [asdict(episode) for episode in self.episodes],
             "torch_generator": torch.get_rng_state(),
         }
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> list[str]:
         """Continue from `weights()` and `state()`; returns warnings about what could not be restored exactly."""
-        self.learner.policy.load_state_dict(weights)
-        self.learner.load(state["learner"])
+        self.learners.load(weights, state["learner"])
         self.step_count = state["step_count"]
         self.dropped_unrolls = state["dropped_unrolls"]
         self.episode_count = state["episode_count"]
+        self.env_faults = state["env_faults"]
         self.episodes = deque((EpisodeStats(**e) for e in state["episodes"]), maxlen=EPISODE_WINDOW)
         torch.set_rng_state(state["torch_generator"])
         self.published = -1
         return self.actors.load(state["actors"])
 
     def close(self) -> None:
-        """Stop the actors."""
+        """Stop the actors and the other learners."""
         self.actors.close()
+        self.learners.close()

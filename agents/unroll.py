@@ -8,13 +8,18 @@ of an episode that a time limit cut, shown to the policy for its value alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
-from envs import EpisodeStats
+from agents.config import ExperimentConfig
+from agents.policy import Policy
+from envs import EpisodeStats, Fault, leaves
 from memory_cores import State
 
 
@@ -49,6 +54,10 @@ class Unroll:
     """How often this actor had been restarted."""
     episodes: list[EpisodeStats]
     """Episodes that ended in this unroll."""
+    faults: list[Fault]
+    """Faults of environments in this unroll."""
+    retired_envs: int
+    """Rows of the actor that play no more."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,15 @@ class Batch:
     terminated: Tensor
     valid: Tensor
     core_state: State
+
+
+def unroll_bytes(config: ExperimentConfig, observation_space: gym.Space[Any], policy: Policy) -> int:
+    """The size of one unroll of an actor, without its episodes and faults."""
+    rows, length = config.agent.envs_per_actor, config.agent.unroll_length
+    entry = sum(leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in leaves(observation_space))
+    action = 8 * policy.distribution.num_features  # at most: a one-hot choice counts more than its index
+    state = sum(tensor.nbytes for tensor in policy.core.initial_state(rows).values())
+    return rows * (length + 1) * (entry + 2 * action + 24) + state
 
 
 def batch(unrolls: list[Unroll]) -> Batch:

@@ -1,6 +1,6 @@
 """Environments by their Gymnasium id, the synchronous vector of them, and our own memory tasks."""
 
-from envs.entries import Entry, EpisodeStats, Transition
+from envs.entries import Entry, EpisodeStats, Fault, Transition
 from envs.errors import EnvError, EnvFault
 from envs.make import make
 from envs.registration import names, register
@@ -15,6 +15,7 @@ __all__ = [
     "EnvFault",
     "EnvVector",
     "EpisodeStats",
+    "Fault",
     "Leaf",
     "Transition",
     "check_spaces",

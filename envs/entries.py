@@ -50,3 +50,15 @@ class EpisodeStats:
     """Index within the row."""
     info: dict[str, float] = field(default_factory=dict)
     """The other finite numbers of the last info."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An environment that broke its contract, or raised."""
+
+    row: int
+    """Counted over all actors."""
+    message: str
+    traceback: str
+    retired: bool
+    """Whether the row plays no more."""

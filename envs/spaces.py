@@ -18,6 +18,10 @@ from envs.errors import EnvError
 
 Array = NDArray[Any]
 
+BOUND_SLACK = 1e-5
+"""By how much, relative to the bound, a float may leave its Box: environments compute in other precisions than they
+declare."""
+
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
@@ -31,6 +35,17 @@ class Leaf:
     """What is subtracted from the values so that they count from 0; None where they already do."""
     high: Array | None
     """(shape), one above the highest value counted from 0; None for a Box."""
+    bounds: tuple[Array, Array] | None = None
+    """(shape) each, the lowest and highest value of a Box, with some slack for rounding; None if every finite value of
+    the dtype is possible."""
+
+    @property
+    def nothing(self) -> Array:
+        """A possible observation that means nothing: the one nearest to zeros, or the first choice."""
+        if self.start is not None:
+            return self.start
+        zeros = np.zeros(self.shape, self.dtype)
+        return zeros if self.bounds is None else np.clip(zeros, *self.bounds)
 
     @property
     def name(self) -> str:
@@ -46,7 +61,7 @@ def leaves(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> lis
         case spaces.Tuple():
             return [leaf for i, part in enumerate(space.spaces) for leaf in leaves(part, (*path, i))]
         case spaces.Box():
-            return [Leaf(path, space, space.shape, np.dtype(space.dtype), None, None)]
+            return [Leaf(path, space, space.shape, np.dtype(space.dtype), None, None, _bounds(space))]
         case spaces.Discrete() | spaces.MultiDiscrete():
             start = np.asarray(space.start, np.int64)
             high = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec, np.int64)
@@ -93,21 +108,47 @@ def write(leaf: Leaf, batch: Array, row: int, observation: Any) -> None:
     batch[row] = observation
 
 
-def settle(leaf: Leaf, batch: Array) -> tuple[int, str] | None:
-    """Count a filled batch (B, *shape) from 0, in place; returns the first impossible row, and why."""
-    if leaf.high is None:
-        if batch.dtype.kind != "f" or np.isfinite(batch).all():
-            return None
-        wrong = ~np.isfinite(batch)
+def _bounds(space: spaces.Box) -> tuple[Array, Array] | None:
+    """What `Leaf.bounds` says."""
+    dtype = np.dtype(space.dtype)
+    if dtype == np.bool_:
+        return None
+    if dtype.kind != "f":
+        everything = np.iinfo(dtype)
+        unbounded = (space.low <= everything.min).all() and (space.high >= everything.max).all()
+        return None if unbounded else (space.low, space.high)
+    if not (np.isfinite(space.low).any() or np.isfinite(space.high).any()):
+        return None
+    largest = np.finfo(dtype).max
+    low, high = (np.asarray(bound, np.float64).clip(-largest, largest) for bound in (space.low, space.high))
+    low = low - BOUND_SLACK * np.maximum(1.0, abs(low))
+    high = high + BOUND_SLACK * np.maximum(1.0, abs(high))
+    return low.clip(-largest, largest).astype(dtype), high.clip(-largest, largest).astype(dtype)
+
+
+def find_wrong(leaf: Leaf, batch: Array) -> tuple[int, str] | None:
+    """The first row of a written batch (B, *shape) with a value that its space does not allow, and why."""
+    if leaf.high is not None:
+        low = 0 if leaf.start is None else leaf.start
+        possible = (batch >= low) & (batch - low < leaf.high)
+        expected = f"values from {low} to {leaf.high + low - 1}"
+    elif leaf.bounds is not None:
+        # Comparisons are False for NaN, and every bound of a float is finite.
+        possible = (batch >= leaf.bounds[0]) & (batch <= leaf.bounds[1])
+        assert isinstance(leaf.space, spaces.Box)
+        expected = f"finite values from {leaf.space.low.min():g} to {leaf.space.high.max():g}"
+    elif batch.dtype.kind == "f":
+        possible = np.isfinite(batch)
         expected = "finite values"
     else:
-        if leaf.start is not None:
-            batch -= leaf.start
-        wrong = (batch < 0) | (batch >= leaf.high)
-        if not wrong.any():
-            return None
-        low = 0 if leaf.start is None else leaf.start
-        expected = f"values from {low} to {leaf.high + low - 1}"
-    row = int(np.argmax(wrong.reshape(len(batch), -1).any(axis=1)))
-    got = (batch[row] if leaf.start is None else batch[row] + leaf.start)[wrong[row]].flat[0]
-    return row, f"{leaf.name} has {got}, expected {expected}"
+        return None
+    if possible.all():
+        return None
+    row = int(np.argmin(possible.reshape(len(batch), -1).all(axis=1)))
+    return row, f"{leaf.name} has {batch[row][~possible[row]].flat[0]}, expected {expected}"
+
+
+def count_from_zero(leaf: Leaf, batch: Array) -> None:
+    """Count a written batch (B, *shape) from 0, in place."""
+    if leaf.start is not None:
+        batch -= leaf.start

@@ -10,13 +10,16 @@ after that only resets the row and is marked not valid.
     termination         first observation of the next episode, reset=True     reward, terminated
     truncation          final observation, reset=False, last action, reward   reward, truncated
     then                first observation of the next episode, reset=True     not valid: reward 0, no flag set
-An episode that is both terminated and truncated counts as terminated.
+    environment fault   first observation of the next episode, reset=True     not valid: reward 0, no flag set
+An episode that is both terminated and truncated counts as terminated. An environment that faults loses its running
+episode: what came before is bootstrapped at the entry it last acted on, as if a time limit had cut it there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from numbers import Real
@@ -27,14 +30,16 @@ import numpy as np
 import torch
 
 from envs.actions import action_dtype, checked_actions, environment_actions
-from envs.entries import Entry, EpisodeStats, Transition
+from envs.entries import Entry, EpisodeStats, Fault, Transition
 from envs.errors import EnvError, EnvFault
-from envs.spaces import Array, check_spaces, leaves, settle, write
+from envs.spaces import Array, check_spaces, count_from_zero, find_wrong, leaves, write
 
 REWARD_LIMIT = 1e18
 """Bound on the absolute reward of a step: the square of more would leave float32."""
 REPLAY_LIMIT = 100_000
 """Steps of one episode beyond which its actions are no longer kept, so that it cannot be restored."""
+TRACEBACK_LIMIT = 4000
+"""Characters kept of the end of a fault's traceback."""
 
 
 @dataclass(slots=True)
@@ -46,6 +51,8 @@ class _Row:
     length: int = 0
     return_: float = 0.0
     bootstrap: bool = False
+    faults: int = 0
+    """Since the row last finished an episode."""
     actions: bytearray = field(default_factory=bytearray)
 
 
@@ -62,8 +69,13 @@ class EnvVector:
     Actions and Discrete or MultiDiscrete observations count from 0, see `envs.actions`; Box actions are
     clipped for the environment alone.
 
-    Raises EnvError if the spaces cannot be used and EnvFault if an environment raises, or returns what its
-    spaces or Gymnasium do not allow; after an EnvFault the vector can only be closed.
+    An environment faults if it raises, or returns what its spaces or Gymnasium do not allow. Then it alone is closed
+    and made again, and its row starts the next episode. At its `max_faults`-th fault without a finished episode in
+    between the row is retired: from then on it shows nothing, reset at every step and never valid.
+
+    Raises EnvError if the spaces cannot be used, and EnvFault if an environment faults while the vector is made, if the
+    last row is retired, or, with `max_faults` 0, at any fault; after that the vector can only be closed. MemoryError is
+    no fault of one environment and is passed on.
     """
 
     def __init__(
@@ -73,10 +85,12 @@ class EnvVector:
         seed: int,
         first_row: int = 0,
         evaluation: bool = False,
+        max_faults: int = 0,
     ) -> None:
         if num_envs < 1:
             raise EnvError(f"num_envs is {num_envs}, expected at least 1")
         self.num_envs, self.seed, self.first_row, self.evaluation = num_envs, seed, first_row, evaluation
+        self._make_env, self.max_faults = make_env, max_faults
         self._envs: list[gymnasium.Env[Any, Any]] = []
         try:
             for _ in range(num_envs):
@@ -85,10 +99,12 @@ class EnvVector:
             self._steps = [env.step for env in self._envs]
             self._rows = [_Row() for _ in range(num_envs)]
             self._episodes: list[EpisodeStats] = []
+            self._faults: list[Fault] = []
             self._arrays = self._empty()
             for i in range(num_envs):
                 self._reset(i, self._arrays)
-            self._settle(self._arrays)
+                self._check(i, self._arrays)
+            self._count_from_zero(self._arrays)
             self.entry = Entry(
                 self._named(self._arrays),
                 reset=np.ones(num_envs, np.bool_),
@@ -109,32 +125,45 @@ class EnvVector:
         terminated, truncated, reset, skipped = np.zeros((4, self.num_envs), np.bool_)
         any_reset = False
         for i, row in enumerate(self._rows):
-            if row.bootstrap:
+            try:
+                if row.bootstrap or self._is_retired(row):
+                    skipped[i] = reset[i] = any_reset = True
+                    self._reset(i, observation)
+                    continue
+                final, reward, ended, cut, info = self._act(i, moves[i])
+                row.length += 1
+                row.return_ += reward
+                if row.length <= REPLAY_LIMIT:
+                    row.actions += log[i * width : (i + 1) * width]
+                if ended:
+                    self._finish(i, info)
+                    rewards[i] = reward
+                    terminated[i] = reset[i] = any_reset = True
+                    self._reset(i, observation)
+                    continue
+                self._write(i, observation, final)
+                if cut:
+                    self._check(i, observation)
+                    self._finish(i, info)
+                    truncated[i] = True
+                    row.bootstrap = True
+                rewards[i] = reward
+            except EnvFault as fault:
+                skipped[i] |= not terminated[i]
+                reset[i] = any_reset = True
+                self._start_over(i, observation, fault)
+        while (wrong := self._first_wrong(observation)) is not None:
+            i, reason = wrong
+            if not reset[i]:
                 skipped[i] = reset[i] = any_reset = True
-                self._reset(i, observation)
-                continue
-            final, reward, ended, cut, info = self._act(i, moves[i])
-            row.length += 1
-            row.return_ += reward
-            if row.length <= REPLAY_LIMIT:
-                row.actions += log[i * width : (i + 1) * width]
-            rewards[i] = reward
-            if ended:
-                terminated[i] = reset[i] = any_reset = True
-                self._finish(i, info)
-                self._reset(i, observation)
-                continue
-            if cut:
-                truncated[i] = True
-                row.bootstrap = True
-                self._finish(i, info)
-            self._write(i, observation, final)
+                rewards[i] = 0.0
+            self._start_over(i, observation, self._fault(i, reason))
         batch_reward = np.array(rewards, np.float32)
         last_action, last_reward = actions.copy(), batch_reward.copy()
         if any_reset:
             last_action[reset] = 0
             last_reward[reset] = 0
-        self._settle(observation)
+        self._count_from_zero(observation)
         self._arrays = observation
         self.entry = Entry(self._named(observation), reset, last_action, last_reward)
         return Transition(batch_reward, terminated, truncated, ~skipped)
@@ -143,6 +172,16 @@ class EnvVector:
         """The episodes finished since the last call."""
         episodes, self._episodes = self._episodes, []
         return episodes
+
+    def pop_faults(self) -> list[Fault]:
+        """The faults of environments since the last call."""
+        faults, self._faults = self._faults, []
+        return faults
+
+    @property
+    def num_retired(self) -> int:
+        """Rows that play no more."""
+        return sum(self._is_retired(row) for row in self._rows)
 
     def close(self) -> None:
         """Close every environment, whatever one of them raises."""
@@ -164,6 +203,7 @@ class EnvVector:
                     "length": row.length,
                     "return": row.return_,
                     "bootstrap": row.bootstrap,
+                    "faults": row.faults,
                     "actions": torch.from_numpy(self._unpacked(row.actions)),
                 }
                 for row in self._rows
@@ -194,13 +234,24 @@ class EnvVector:
         self._episodes = [EpisodeStats(**episode) for episode in state["episodes"]]
         fresh = []
         for i, old in enumerate(state["rows"]):
-            self._rows[i] = _Row(episode=old["episode"] - 1)
-            if self._replay(i, old):
+            self._rows[i] = _Row(episode=old["episode"] - 1, faults=old["faults"])
+            if self._is_retired(self._rows[i]):
+                self._rows[i].episode = old["episode"]
                 continue
+            with contextlib.suppress(EnvFault):
+                if self._replay(i, old):
+                    continue
             fresh.append(i)
             self._rows[i].episode = old["episode"]
-            self._reset(i, saved)
-            self._settle(saved, i)
+            first = self._empty()
+            try:
+                self._reset(i, first)
+                self._check(i, first)
+            except EnvFault as fault:
+                self._start_over(i, first, fault)
+            for leaf, array, to in zip(self._leaves, first, saved, strict=True):
+                count_from_zero(leaf, array[i : i + 1])
+                to[i] = array[i]
             self.entry.reset[i] = True
             self.entry.last_action[i] = 0
             self.entry.last_reward[i] = 0
@@ -221,7 +272,9 @@ class EnvVector:
             if ended or cut != (step == len(actions) and old["bootstrap"]):
                 return False
             self._write(i, observation, final)
-        self._settle(observation, i)
+        self._check(i, observation)
+        for leaf, array in zip(self._leaves, observation, strict=True):
+            count_from_zero(leaf, array[i : i + 1])
         row.bootstrap = old["bootstrap"]
         row.actions = bytearray(actions.tobytes())
         same = all(np.array_equal(a[i], b[i]) for a, b in zip(observation, self._arrays, strict=True))
@@ -231,23 +284,64 @@ class EnvVector:
         """Take the spaces of the first environment for all; EnvError if unusable, or if another's differ."""
         first = self._envs[0]
         check_spaces(first)
-        for env in self._envs[1:]:
-            for name in ("observation_space", "action_space"):
-                expected, got = getattr(first, name), getattr(env, name)
-                if expected != got:
-                    raise EnvError(f"{name} of one environment is {got}, that of another made alike {expected}")
         self.observation_space, self.action_space = first.observation_space, first.action_space
+        for env in self._envs[1:]:
+            self._check_same_spaces(env)
         self._leaves = leaves(self.observation_space)
         self._plain = None if self._leaves[0].path else self._leaves[0]
         self._action_shape: tuple[int, ...] = self.action_space.shape or ()
         self._action_dtype = action_dtype(self.action_space)
+
+    def _check_same_spaces(self, env: gymnasium.Env[Any, Any]) -> None:
+        for name in ("observation_space", "action_space"):
+            expected, got = getattr(self, name), getattr(env, name)
+            if expected != got:
+                raise EnvError(f"{name} of one environment is {got}, that of another made alike {expected}")
+
+    def _is_retired(self, row: _Row) -> bool:
+        return 0 < self.max_faults <= row.faults
+
+    def _start_over(self, i: int, observation: list[Array], fault: EnvFault) -> None:
+        """After a fault of row `i`: note it, make its environment again and start its next episode, or retire it."""
+        if not self.max_faults:
+            raise fault
+        while True:
+            row = self._rows[i]
+            row.faults += 1
+            retired = self._is_retired(row)
+            trace = "".join(traceback.format_exception(fault.__cause__ or fault))[-TRACEBACK_LIMIT:]
+            self._faults.append(Fault(self.first_row + i, str(fault), trace, retired))
+            with contextlib.suppress(Exception):
+                self._envs[i].close()  # type: ignore[no-untyped-call]
+            if retired and self.num_retired == self.num_envs:
+                raise EnvFault(f"every environment of the vector is retired; the last: {fault}") from fault.__cause__
+            try:
+                if not retired:
+                    self._make_again(i)
+                self._reset(i, observation)
+                self._check(i, observation)
+                return
+            except EnvFault as error:
+                fault = error
+
+    def _make_again(self, i: int) -> None:
+        try:
+            env = self._make_env()
+            self._check_same_spaces(env)
+        except Exception as error:
+            if isinstance(error, MemoryError):
+                raise
+            raise self._fault(i, f"could not be made again: {error}") from error
+        self._envs[i], self._steps[i] = env, env.step
 
     def _act(self, i: int, move: Any) -> tuple[Any, float, bool, bool, Any]:
         """Step environment `i`; observation, reward, terminated, truncated, info."""
         try:
             observation, reward, terminated, truncated, info = self._steps[i](move)
             terminated, truncated = bool(terminated), bool(truncated)
-        except Exception as error:
+        except MemoryError:
+            raise
+        except (Exception, SystemExit) as error:
             raise self._fault(i, f"step({move!r}) raised {type(error).__name__}: {error}") from error
         if type(reward) is not float:
             number = np.asarray(reward)
@@ -259,13 +353,23 @@ class EnvVector:
         return observation, reward, terminated, truncated, info
 
     def _reset(self, i: int, observation: list[Array]) -> None:
-        """Start the next episode of row `i` with its own seed; its first observation goes into the batch."""
+        """Start the next episode of row `i` with its own seed; its first observation goes into the batch.
+
+        A retired row has no episodes; its observation is always the same.
+        """
         row = self._rows[i]
+        if self._is_retired(row):
+            for leaf, array in zip(self._leaves, observation, strict=True):
+                array[i] = leaf.nothing
+            return
         episode = row.episode + 1
-        row = self._rows[i] = _Row(episode, episode_seed(self.seed, self.first_row + i, episode, self.evaluation))
+        seed = episode_seed(self.seed, self.first_row + i, episode, self.evaluation)
+        row = self._rows[i] = _Row(episode, seed, faults=row.faults)
         try:
             first, _ = self._envs[i].reset(seed=row.seed)
-        except Exception as error:
+        except MemoryError:
+            raise
+        except (Exception, SystemExit) as error:
             raise self._fault(i, f"reset raised {type(error).__name__}: {error}") from error
         self._write(i, observation, first)
 
@@ -274,6 +378,7 @@ class EnvVector:
         if not isinstance(info, dict):
             raise self._fault(i, f"info is {type(info).__name__}, expected dict")
         row = self._rows[i]
+        row.faults = 0
         success = info.get("success", info.get("is_success"))
         numbers = {
             str(key): float(value)
@@ -316,13 +421,24 @@ class EnvVector:
         except (ValueError, OverflowError) as error:
             raise self._fault(i, str(error)) from None
 
-    def _settle(self, batch: list[Array], row: int | None = None) -> None:
-        """Check the values of a written batch and count them from 0: all rows, or only `row`."""
-        first = row or 0
+    def _first_wrong(self, batch: list[Array]) -> tuple[int, str] | None:
+        """The first row of a written batch whose observation is not possible, and why."""
         for leaf, array in zip(self._leaves, batch, strict=True):
-            wrong = settle(leaf, array if row is None else array[row : row + 1])
-            if wrong:
-                raise self._fault(first + wrong[0], wrong[1])
+            wrong = find_wrong(leaf, array)
+            if wrong is not None:
+                return wrong
+        return None
+
+    def _check(self, i: int, batch: list[Array]) -> None:
+        """EnvFault unless the written observation of row `i` is possible."""
+        for leaf, array in zip(self._leaves, batch, strict=True):
+            wrong = find_wrong(leaf, array[i : i + 1])
+            if wrong is not None:
+                raise self._fault(i, wrong[1])
+
+    def _count_from_zero(self, batch: list[Array]) -> None:
+        for leaf, array in zip(self._leaves, batch, strict=True):
+            count_from_zero(leaf, array)
 
     def _unpacked(self, actions: bytearray) -> Array:
         """(T, *action shape) of the running episode's logged actions."""

@@ -25,6 +25,7 @@ exit codes:
   0    done
   1    the run failed, or its last checkpoint could not be saved
   2    a mistake in the input: configuration, run folder, environment, arguments
+  3    update after update was not finite; the last checkpoint is as it was
   130  stopped by SIGINT, after saving
   143  stopped by SIGTERM, after saving
 """
@@ -48,11 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(str(Path.cwd()))
         match arguments.command:
             case "train":
-                if arguments.changed_data and not arguments.resume:
-                    raise UserError("--changed-data: is for --resume alone")
-                return train(
-                    arguments.config, arguments.overrides, arguments.resume, arguments.overwrite, arguments.changed_data
-                )
+                return train(arguments)
             case "evaluate":
                 return evaluate(arguments)
             case "generate":
@@ -75,31 +72,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: bool, changed_data: bool = False) -> int:
+def train(arguments: argparse.Namespace) -> int:
     """Train the experiment of a configuration in its run folder."""
     from reverie.config import load_experiment
 
-    config = load_experiment(find_config(config_name), overrides)
+    resume, changed_data = arguments.resume, arguments.changed_data
+    if changed_data and not resume:
+        raise UserError("--changed-data: is for --resume alone")
+    config = load_experiment(find_config(arguments.config), arguments.overrides)
 
     import torch
 
     from reverie.run_folder import open_run
 
-    with open_run(config, resume=resume, overwrite=overwrite) as folder:
+    with open_run(config, resume=resume, overwrite=arguments.overwrite) as folder:
         torch.set_num_threads(config.train.num_threads)
         from reverie import train as training
 
-        trainer, listening = make_trainer(config)
+        trainer, listening = make_trainer(config, arguments.address)
         with contextlib.closing(trainer):
             print(f"training {config.core.name} on {_subject(config)} in {folder}", file=sys.stderr)
             return training.run(config, trainer, folder, resume, changed_data, listening)
 
 
-def make_trainer(config: Experiment) -> tuple[Trainer, Listening | None]:
-    """The trainer of an experiment, and what is to be heard of it."""
+def make_trainer(config: Experiment, address: str | None = None) -> tuple[Trainer, Listening | None]:
+    """The trainer of an experiment, and what is to be heard of it; `address` is that of a Ray cluster for its actors."""
+    import agents.config
     import audio.config
     import lm.config
 
+    if address is not None and not isinstance(config, agents.config.ExperimentConfig):
+        raise UserError("--address: for agents only")
     if isinstance(config, audio.config.ExperimentConfig):
         from reverie import audio_model
 
@@ -110,7 +113,9 @@ def make_trainer(config: Experiment) -> tuple[Trainer, Listening | None]:
         return trainer.make_trainer(config), None
     from agents.trainer import ImpalaTrainer
 
-    return ImpalaTrainer(config), None
+    if address is not None and not config.agent.num_actors:
+        raise UserError("--address: agent.num_actors is 0, so there are no actor processes to place")
+    return ImpalaTrainer(config, address), None
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -255,6 +260,7 @@ def _code_of_expected(error: Exception) -> int | None:
     kinds = (
         ("envs", "EnvError", 2),
         ("envs", "EnvFault", 1),
+        ("agents.learner", "DivergenceError", 3),
         ("agents.learner", "TrainingError", 1),
         ("lm.errors", "InputError", 2),
         ("lm.errors", "TrainingError", 1),
@@ -310,6 +316,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", help="train the experiment of a configuration", allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", help="a YAML file, or a name from `reverie list configs`")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=64")
+    command.add_argument(
+        "--address", metavar="HOST:PORT|auto", help="place actors on this Ray cluster (default: this machine alone)"
+    )
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="continue the run in the run folder")
     mode.add_argument("--overwrite", action="store_true", help="delete the run in the run folder first")

@@ -1,73 +1,227 @@
-"""Actor processes that die, fail or hang: replaced and counted, or the run ends with the cause."""
+"""Actor processes that die, fail or hang: replaced and counted, or given up with the cause; the learner goes on."""
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from agents.actor_pool import ActorPool
+from agents.cluster import start_ray
 from agents.config import ExperimentConfig
 from agents.learner import TrainingError
 from agents.trainer import ImpalaTrainer
+from envs import EnvError
+from tests.agents.processes import LOOPBACK, actor_pids, command_line, descendants, listening, parent, state, wait_until
 
 MakeConfig = Callable[..., ExperimentConfig]
 RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"
 FAULTY = "tests.agents.scripted_envs:Faulty-v0"
+ONE_IS_BAD = "tests.agents.faulty_envs:OneIsBad-v0"
+RUDE = "tests.agents.faulty_envs:Rude-v0"
 
 
-def parent(pid: int) -> int:
-    """The parent of a process, 0 where it has gone."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[Any]:
+    """One Ray for all of these tests."""
+    ray = start_ray(4)
+    yield ray
+    ray.shutdown()
 
 
-def actor_pids() -> list[int]:
-    """The actor processes of the Ray that this process started."""
-    found = []
-    for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
-            if file.read().startswith(b"ray::Actor") and os.getpid() in (parent(pid), parent(parent(pid))):
-                found.append(pid)
-    return found
+@pytest.fixture
+def make_trainer(make_config: MakeConfig) -> Iterator[Callable[..., ImpalaTrainer]]:
+    """Build a trainer that is closed, its processes gone, after the test."""
+    made: list[ImpalaTrainer] = []
+
+    def make(*arguments: Any, **fields: Any) -> ImpalaTrainer:
+        made.append(ImpalaTrainer(make_config(*arguments, **{"num_actors": 1, "restart_backoff": 0.1} | fields)))
+        return made[-1]
+
+    yield make
+    for trainer in made:
+        trainer.close()
+    assert wait_until(lambda: not actor_pids(), 20)
 
 
-def test_a_killed_actor_is_replaced_and_counted(make_config: MakeConfig) -> None:
-    trainer = ImpalaTrainer(make_config(RANDOM_EPISODES, num_actors=1, max_in_flight=2))
-    try:
-        assert trainer.update()["actors/restarts"] == 0
-        (pid,) = actor_pids()
+def update_until(trainer: ImpalaTrainer, tag: str, value: int, updates: int = 200) -> dict[str, float]:
+    """Train until a count is reached; the metrics of that update."""
+    for _ in range(updates):
+        metrics = trainer.update()
+        if metrics[tag] >= value:
+            return metrics
+    raise AssertionError(f"{tag} is {metrics[tag]} after {updates} updates")
+
+
+def test_killed_actors_are_replaced_and_counted(make_trainer: Callable[..., ImpalaTrainer]) -> None:
+    trainer = make_trainer(RANDOM_EPISODES, num_actors=2)
+    assert update_until(trainer, "episode/count", 1)["actors/restarts"] == 0
+    assert wait_until(lambda: len(actor_pids()) == 2, 30)
+    one, other = actor_pids()
+    os.kill(one, signal.SIGKILL)
+    metrics = update_until(trainer, "actors/restarts", 1)
+    assert other in actor_pids()
+    assert 1 <= metrics["actors/lost_unrolls"] <= 2  # in flight at the one that died
+    assert wait_until(lambda: len(actor_pids()) == 2, 60)
+    for pid in actor_pids():
         os.kill(pid, signal.SIGKILL)
-        metrics = [trainer.update() for _ in range(6)][-1]
-        assert metrics["actors/restarts"] == 1
-        assert trainer.actors.next_unroll().incarnation == 1
-    finally:
-        trainer.close()
+    assert update_until(trainer, "actors/restarts", 3)["actors/given_up"] == 0
+    assert {trainer.actors.next_unroll().incarnation for _ in range(8)} <= {1, 2}
 
 
-def test_an_environment_that_always_fails_ends_the_run_with_its_cause(make_config: MakeConfig) -> None:
-    config = make_config(FAULTY, env_kwargs={"fault": "raise", "at": 3}, num_actors=1, max_actor_restarts=1)
-    trainer = ImpalaTrainer(config)
-    try:
-        with pytest.raises(TrainingError, match=r"actor 0 failed 2 times.*the maze fell in"):
-            trainer.update()
-    finally:
-        trainer.close()
+def test_a_stopped_actor_misses_its_deadline_and_does_no_harm_when_it_goes_on(
+    make_trainer: Callable[..., ImpalaTrainer],
+) -> None:
+    trainer = make_trainer(RANDOM_EPISODES, unroll_deadline=0.5)
+    update_until(trainer, "episode/count", 1)
+    (pid,) = actor_pids()
+    os.kill(pid, signal.SIGSTOP)
+    metrics = update_until(trainer, "actors/missed_deadlines", 1)
+    assert metrics["actors/restarts"] >= 1
+    if state(pid) == "T":
+        os.kill(pid, signal.SIGCONT)
+    assert {trainer.actors.next_unroll().incarnation for _ in range(6)} <= {1, 2, 3}
+    assert wait_until(lambda: state(pid) in ("", "Z"), 20)
 
 
-def test_an_actor_that_hangs_misses_its_deadline(make_config: MakeConfig) -> None:
-    config = make_config(
-        FAULTY, env_kwargs={"fault": "hang", "at": 20}, num_actors=1, unroll_deadline=4.0, max_actor_restarts=1
-    )
-    trainer = ImpalaTrainer(config)
-    try:
-        # Two unrolls of 8 steps, then the third hangs, in each incarnation anew.
-        metrics = [trainer.update() for _ in range(3)]
-        assert metrics[-1]["actors/restarts"] == 1
-    finally:
-        trainer.close()
+def test_an_environment_that_hangs_is_replaced_with_its_actor(make_trainer: Callable[..., ImpalaTrainer]) -> None:
+    trainer = make_trainer(FAULTY, env_kwargs={"fault": "hang", "at": 20}, unroll_deadline=0.5)
+    # Two unrolls of 8 steps, then the third hangs, in each incarnation anew.
+    metrics = [trainer.update() for _ in range(3)]
+    assert metrics[-1]["actors/missed_deadlines"] >= 1
+
+
+def test_an_environment_that_always_fails_ends_the_run_with_its_cause(
+    make_trainer: Callable[..., ImpalaTrainer],
+) -> None:
+    trainer = make_trainer(FAULTY, env_kwargs={"fault": "raise", "at": 3}, max_actor_restarts=1, max_env_faults=1)
+    with pytest.raises(TrainingError, match=r"actor 0 failed 2 times.*the maze fell in"):
+        trainer.update()
+
+
+def test_the_run_goes_on_without_an_actor_that_was_given_up(
+    make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kwargs = {"folder": str(tmp_path), "bad": "raise"}
+    trainer = make_trainer(ONE_IS_BAD, env_kwargs=kwargs, num_actors=2, max_actor_restarts=2)
+    metrics = update_until(trainer, "actors/given_up", 1, updates=20_000)
+    assert metrics["actors/restarts"] == 2
+    assert "no maze today" in caplog.text
+    trainer.update()
+
+
+def test_fewer_actors_than_asked_for_end_the_run(make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path) -> None:
+    kwargs = {"folder": str(tmp_path), "bad": "raise"}
+    trainer = make_trainer(ONE_IS_BAD, env_kwargs=kwargs, num_actors=2, min_actors=2, max_actor_restarts=0)
+    with pytest.raises(TrainingError, match=r"no maze today(.|\n)*agent.min_actors is 2"):
+        update_until(trainer, "actors/given_up", 1, updates=20_000)
+
+
+def test_restarts_back_off(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = ActorPool(make_config(RANDOM_EPISODES, num_actors=1, restart_backoff=2.0, max_actor_restarts=8))
+    monkeypatch.setattr("time.monotonic", lambda: 1000.0)
+    delays = []
+    for _ in range(8):
+        pool._replace(pool.slots[0], RuntimeError("again"))
+        delays.append(pool.slots[0].starts_at - 1000.0)
+    assert delays == [0, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_slow_actor_is_not_waited_for_and_its_stale_unrolls_are_dropped(
+    make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path
+) -> None:
+    kwargs = {"folder": str(tmp_path), "bad": "slow"}
+    trainer = make_trainer(ONE_IS_BAD, env_kwargs=kwargs, num_actors=2, max_policy_lag=3)
+    metrics = update_until(trainer, "learner/dropped_unrolls", 1, updates=20_000)
+    assert metrics["learner/policy_lag_max"] <= 3
+    assert metrics["actors/restarts"] == 0
+
+
+def test_actors_faster_than_the_learner_wait_at_their_bound(make_trainer: Callable[..., ImpalaTrainer]) -> None:
+    trainer = make_trainer(RANDOM_EPISODES, num_actors=1, max_in_flight=3)
+    update_until(trainer, "episode/count", 1)
+    pool = trainer.actors
+    time.sleep(1.0)
+    ready, pending = pool.ray.wait(list(pool.requests), num_returns=3, timeout=5.0)
+    assert (len(ready), len(pending)) == (3, 0)
+    (pid,) = actor_pids()
+    before = os.times(), Path(f"/proc/{pid}/stat").read_text().split()[13]
+    time.sleep(0.5)
+    # With nothing asked of it the actor does not act.
+    assert int(Path(f"/proc/{pid}/stat").read_text().split()[13]) - int(before[1]) < 20
+
+
+@pytest.mark.parametrize("how", ["meddles", "exits", "forks"])
+def test_what_an_environment_does_to_its_process_stays_there(
+    make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, handler = os.getcwd(), signal.getsignal(signal.SIGTERM)
+    trainer = make_trainer(RUDE, env_kwargs={"folder": str(tmp_path), "how": how}, max_env_faults=1000)
+    metrics = update_until(trainer, *(("actors/restarts", 1) if how == "exits" else ("episode/count", 10)))
+    assert metrics["actors/restarts"] == (how == "exits")
+    assert (os.getcwd(), signal.getsignal(signal.SIGTERM)) == (folder, handler)
+    assert "shouting" not in capfd.readouterr().out
+    if how == "forks":
+        child = int((tmp_path / "child").read_text())
+        assert child in descendants(os.getpid())
+        os.kill(parent(child), signal.SIGKILL)
+        assert wait_until(lambda: state(child) in ("", "Z"), 20)
+
+
+def test_an_actor_out_of_memory_is_replaced_and_the_log_says_so(
+    make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(RUDE, env_kwargs={"folder": str(tmp_path), "how": "hoards"})
+    with caplog.at_level(logging.WARNING):
+        update_until(trainer, "actors/restarts", 1)
+    assert "memory: MemoryError" in caplog.text
+
+
+def test_an_environment_that_cannot_be_made_is_named_before_training(make_config: MakeConfig) -> None:
+    with pytest.raises(EnvError, match=r"RandomEpisodes-v1.*not registered"):
+        ImpalaTrainer(make_config(RANDOM_EPISODES.replace("v0", "v1"), num_actors=1))
+
+
+def test_every_port_is_on_the_loopback_address_and_the_token_is_private(ray: Any) -> None:
+    found = listening([os.getpid(), *descendants(os.getpid())])
+    assert found
+    assert found <= LOOPBACK
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    assert token.stat().st_mode & 0o077 == 0
+
+
+def same_unrolls(one: Any, two: Any) -> None:
+    for leaf in one.observation:
+        torch.testing.assert_close(torch.tensor(one.observation[leaf]), torch.tensor(two.observation[leaf]))
+    for name in ("reset", "last_action", "last_reward", "action", "behaviour_log_probs", "reward", "valid"):
+        torch.testing.assert_close(torch.tensor(getattr(one, name)), torch.tensor(getattr(two, name)))
+    for name in one.core_state:
+        torch.testing.assert_close(torch.tensor(one.core_state[name]), torch.tensor(two.core_state[name]))
+
+
+def test_inference_in_one_process_acts_as_each_actor_would(make_trainer: Callable[..., ImpalaTrainer]) -> None:
+    # With learning rate 0 all weights are equal, so that the same seeds give the same episodes.
+    fields: dict[str, Any] = {"learning_rate": 0.0, "max_in_flight": 1}
+    here, there = (make_trainer(RANDOM_EPISODES, inference=where, **fields) for where in ("actor", "learner"))
+    for _ in range(3):
+        here.update()
+        there.update()
+        same_unrolls(here.actors.next_unroll(), there.actors.next_unroll())
+
+
+def test_a_dead_inference_process_is_replaced_with_all_actors(make_trainer: Callable[..., ImpalaTrainer]) -> None:
+    trainer = make_trainer(RANDOM_EPISODES, num_actors=2, inference="learner")
+    update_until(trainer, "episode/count", 1)
+    (pid,) = (p for p in descendants(os.getpid()) if command_line(p).startswith(b"ray::InferenceServer"))
+    os.kill(pid, signal.SIGKILL)
+    update_until(trainer, "actors/inference_restarts", 1)
+    for _ in range(4):
+        trainer.update()
+    assert trainer.actors.next_unroll().incarnation >= 1

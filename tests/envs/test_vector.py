@@ -288,6 +288,7 @@ def test_rows_that_do_not_replay_start_a_new_episode() -> None:
         "length": 0,
         "return": 0.0,
         "bootstrap": False,
+        "faults": 0,
         "actions": None,
     }
     other.step(np.array([0, 0]))

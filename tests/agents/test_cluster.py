@@ -1,0 +1,77 @@
+"""Actors on several nodes of a Ray cluster, of which one dies; an object store that is too small."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from agents.cluster import LOCAL
+from agents.config import ExperimentConfig
+from agents.learner import TrainingError
+from agents.trainer import ImpalaTrainer
+
+MakeConfig = Callable[..., ExperimentConfig]
+RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"
+WIDE = "tests.agents.faulty_envs:Wide-v0"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that takes no actors, with a small object store, and two nodes for two actors each."""
+    before = dict(os.environ)
+    os.environ.update(LOCAL)
+    from ray.cluster_utils import Cluster
+
+    store = {"object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **store})
+    for _ in range(2):
+        cluster.add_node(num_cpus=2, resources={"worker": 2}, **store)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_a_run_goes_on_when_a_node_dies(cluster: Any, make_config: MakeConfig) -> None:
+    config = make_config(RANDOM_EPISODES, num_actors=3, max_actor_restarts=3)
+    trainer = ImpalaTrainer(config, address=cluster.address)
+    try:
+        ray = trainer.actors.ray
+        while len({trainer.actors.next_unroll().actor for _ in range(6)}) < 3:
+            pass
+        from ray.util.state import list_actors
+
+        places = [actor.node_id for actor in list_actors() if actor.state == "ALIVE"]
+        assert len(set(places)) >= 2
+        dying = next(node for node in cluster.worker_nodes if node.node_id in places)
+        cluster.remove_node(dying, allow_graceful=False)
+        for _ in range(2000):
+            metrics = trainer.update()
+            if metrics["actors/restarts"]:
+                break
+        assert metrics["actors/restarts"] >= 1
+        assert metrics["actors/given_up"] == 0
+        steps = trainer.step_count
+        trainer.update()
+        assert trainer.step_count > steps
+        assert ray.is_initialized()
+    finally:
+        trainer.close()
+
+
+def test_unrolls_too_large_for_the_object_store_are_refused_with_the_size(
+    cluster: Any, make_config: MakeConfig
+) -> None:
+    config = make_config(WIDE, env_kwargs={"size": 2**20}, num_actors=1, unroll_length=20, envs_per_actor=1)
+    # Six unrolls of 21 MiB: two in flight and four of the batch.
+    with pytest.raises(TrainingError, match=r"room for 67 MB, and 1\d\d MB can be in flight: 6 unrolls of 22.0 MB"):
+        ImpalaTrainer(config, address=cluster.address)
+
+
+def test_no_cluster_is_one_clear_error(make_config: MakeConfig) -> None:
+    with pytest.raises(TrainingError, match="no Ray cluster could be joined at 127.0.0.1:9"):
+        ImpalaTrainer(make_config(RANDOM_EPISODES, num_actors=1), address="127.0.0.1:9")
