@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,9 @@ def test_atari_frames_are_preprocessed_by_gymnasiums_wrappers() -> None:
     assert vector.entry.observation["observation"].std() > 1
 
 
-def test_vizdoom_shows_its_screen() -> None:
+def test_vizdoom_shows_its_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vizdoom", reason="needs reverie[vizdoom]")
+    monkeypatch.chdir(tmp_path)  # it writes _vizdoom.ini where it runs
     vector = random_steps("VizdoomBasic-v1", {}, steps=3)
     assert vector.entry.observation["observation['screen']"].shape == (2, 240, 320, 3)
     vector.close()
