@@ -229,12 +229,14 @@ class RunnerStream:
         phases = {place.phase for place in places if not place.is_start}
         if len(phases) > 1:
             raise ValueError(f"memories at phases {sorted(phases)} of a period of {self.core.period} in one batch")
-        self.phase = phases.pop() if phases else 0
+        phase = phases.pop() if phases else 0
+        state = stacked(self.core, places, phase)
         self.id = next(_stream_ids)
         self.steps = 1  # no place of a stream is at step 0, which is a start
+        self.phase = phase
         self.batch_size = len(places)
         self.stream: Stream = self.core.stream(self.batch_size)
-        self.stream.load(stacked(self.core, places, self.phase))
+        self.stream.load(state)
         self.versions = [parameter._version for parameter in self.parameters]
 
     def places(self, with_state: bool) -> list[Place]:
