@@ -65,6 +65,8 @@ class AgentConfig:
     max_actor_restarts: Annotated[int, Field(ge=0, le=10**6)] = 5
     """Consecutive restarts without an unroll between them, after which an actor is given up."""
 
+    encoder: Literal["auto", "mlp", "shallow", "deep"] = "auto"
+    """How images are encoded: IMPALA's shallow or deep network, flat vectors, or what suits their size."""
     encoder_width: Size = 128
     discount: Fraction = 0.99
     rho_bar: Positive = 1.0

@@ -38,7 +38,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
 import memory_cores
-from agents.encoders import ObservationEncoder
+from agents.encoders import Network, ObservationEncoder
 from envs import leaves
 from memory_cores import MemoryCore, State, Stream
 
@@ -75,6 +75,7 @@ def memory_spec(
     *,
     d_model: int = 64,
     core_options: dict[str, Any] | None = None,
+    encoder: Network = "auto",
     encoder_width: int = 128,
     max_seq_len: int = 32,
     state_every_step: bool = False,
@@ -96,6 +97,7 @@ def memory_spec(
             "core": core,
             "d_model": d_model,
             "core_options": options,
+            "encoder": encoder,
             "encoder_width": encoder_width,
             "max_seq_len": max_seq_len,
             "state_every_step": state_every_step,
@@ -106,11 +108,18 @@ def memory_spec(
 class PolicyNetwork(nn.Module):
     """Encoder -> memory core -> action parameters."""
 
-    def __init__(self, observation_space: gym.Space[Any], num_parameters: int, core: MemoryCore, width: int) -> None:
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        num_parameters: int,
+        core: MemoryCore,
+        encoder: Network,
+        encoder_width: int,
+    ) -> None:
         super().__init__()
         self.leaves = leaves(observation_space)
-        self.encoder = ObservationEncoder(observation_space, width)
-        self.core_input = nn.Linear(width, core.d_model)
+        self.encoder = ObservationEncoder(observation_space, encoder_width, encoder)
+        self.core_input = nn.Linear(encoder_width, core.d_model)
         self.core = core
         self.actor_head = nn.Linear(core.d_model, num_parameters)
         nn.init.orthogonal_(self.actor_head.weight, gain=0.01)
@@ -267,7 +276,9 @@ class MemoryModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, InferenceO
         options = self.model_config
         self.action_dist_cls, num_parameters = action_distribution(self.action_space)
         core = memory_cores.build(options["core"], d_model=options["d_model"], **options["core_options"])
-        self.network = PolicyNetwork(self.observation_space, num_parameters, core, options["encoder_width"])
+        self.network = PolicyNetwork(
+            self.observation_space, num_parameters, core, options["encoder"], options["encoder_width"]
+        )
         self.value_head = nn.Linear(core.d_model, 1)
         nn.init.zeros_(self.value_head.bias)
         self.runner_stream = RunnerStream(self.network)

@@ -2,8 +2,8 @@
 
     python examples/rllib_ppo.py [--core transformer_xl] [--length 20] [--steps 400000] [--env-runners 2]
 
-Prints return and success against environment steps and seconds, and stops early once the last 100 episodes earned 0.95
-on average (a right choice is worth 1, a wrong one -1).
+Prints return and length of episodes against environment steps and seconds, and stops early once the last 100 episodes
+earned 0.95 on average (a right choice is worth 1, a wrong one -1).
 """
 
 from __future__ import annotations

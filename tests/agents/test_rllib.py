@@ -205,7 +205,7 @@ def test_spaces(observation_space: gym.Space, action_space: gym.Space, parameter
             return self.observation_space.sample(), {}
 
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-            return self.observation_space.sample(), 0.0, bool(np.random.rand() < 0.2), False, {}
+            return self.observation_space.sample(), 0.0, bool(self.np_random.random() < 0.2), False, {}
 
     config = make_config("lstm", env=Random, env_config={})
     runner = make_runner(config)
@@ -215,10 +215,14 @@ def test_spaces(observation_space: gym.Space, action_space: gym.Space, parameter
 
 
 def test_last_action_and_reward_come_by_rllibs_connector() -> None:
-    config = make_config("lstm").env_runners(env_to_module_connector=lambda env, spaces, device: PrevActionsPrevRewards())
+    config = make_config("lstm").env_runners(
+        env_to_module_connector=lambda env, spaces, device: PrevActionsPrevRewards()
+    )
     runner = make_runner(config)
     assert runner.module.network.encoder.join.in_features == 4 + 3 + 1
-    learner = config.build_learner(env=runner.env, spaces={DEFAULT_MODULE_ID: (runner.module.observation_space, runner.module.action_space)})
+    learner = config.build_learner(
+        env=runner.env, spaces={DEFAULT_MODULE_ID: (runner.module.observation_space, runner.module.action_space)}
+    )
     learner.module[DEFAULT_MODULE_ID].set_state(runner.module.get_state())
     assert log_prob_errors(learner, train_batch(learner, runner.sample())).max() < 1e-4
 
@@ -236,7 +240,9 @@ def test_one_update_moves_every_weight(core: str) -> None:
     runner = make_runner(config)
     learner = make_learner(config, runner)
     before = {name: p.detach().clone() for name, p in learner.module[DEFAULT_MODULE_ID].named_parameters()}
-    learner.update(episodes=runner.sample(), timesteps={"num_env_steps_sampled_lifetime": 51}, minibatch_size=8, num_epochs=1)
+    learner.update(
+        episodes=runner.sample(), timesteps={"num_env_steps_sampled_lifetime": 51}, minibatch_size=8, num_epochs=1
+    )
     for name, parameter in learner.module[DEFAULT_MODULE_ID].named_parameters():
         assert torch.isfinite(parameter).all(), name
         assert not torch.equal(parameter, before[name]), name
