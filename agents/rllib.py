@@ -202,7 +202,7 @@ class CoreLosses(torch.autograd.Function):
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         return gradient, torch.ones((), dtype=ctx.loss_dtype, device=ctx.device)
 
 
@@ -213,7 +213,10 @@ class RunnerStream:
         self.network = network
         self.core = network.core
         self.parameters = list(network.core.parameters())
-        self.batch_size = 0
+        self.batch_size = self.phase = self.steps = 0
+        self.id = -1
+        self.versions: list[int] = []
+        """Of the parameters, which torch counts up at every change."""
 
     def step(self, x: Tensor, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """x (B, D), places (B,) as the last step left them -> y (B, D) and the phases (B,) of this step."""
@@ -272,6 +275,11 @@ class MemoryModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, InferenceO
     Padded steps stand at the ends of sequences, where a causal core keeps them from all others.
     """
 
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    model_config: dict[str, Any]
+    target_network: PolicyNetwork
+
     def setup(self) -> None:
         options = self.model_config
         self.action_dist_cls, num_parameters = action_distribution(self.action_space)
@@ -301,7 +309,7 @@ class MemoryModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, InferenceO
         """Sequences: leaves (B, T, ...) and STATE_IN (B,)."""
         y, losses = self._remember(self.network, batch)
         if losses and torch.is_grad_enabled():
-            y = CoreLosses.apply(y, torch.stack(list(losses.values())).sum())  # type: ignore[no-untyped-call]
+            y = CoreLosses.apply(y, torch.stack(list(losses.values())).sum())
         return {Columns.ACTION_DIST_INPUTS: self.network.actor_head(y), Columns.EMBEDDINGS: y}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
@@ -311,7 +319,7 @@ class MemoryModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, InferenceO
         return values
 
     def make_target_networks(self) -> None:
-        self.target_network = make_target_network(self.network)
+        self.target_network = make_target_network(self.network)  # type: ignore[assignment]
 
     def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         return [(self.network, self.target_network)]
@@ -331,11 +339,15 @@ class MemoryModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, InferenceO
 class SequenceStates(RLlibCallback):
     """Keeps the states from which the learner's sequences start; for single-agent environments."""
 
-    def on_episode_step(self, *, episode: Any, rl_module: Any, **kwargs: Any) -> None:
+    def on_episode_step(  # type: ignore[override]
+        self, *, episode: Any, rl_module: Any, **kwargs: Any
+    ) -> None:
         if len(episode) % rl_module.model_config["max_seq_len"] == 0:
             rl_module.runner_stream.keep([episode.get_extra_model_outputs(Columns.STATE_OUT, -1)[PLACE]])
 
-    def on_sample_end(self, *, env_runner: Any, samples: list[Any], **kwargs: Any) -> None:
+    def on_sample_end(  # type: ignore[override]
+        self, *, env_runner: Any, samples: list[Any], **kwargs: Any
+    ) -> None:
         lasts = [
             episode.get_extra_model_outputs(Columns.STATE_OUT, -1)[PLACE]
             for episode in samples
@@ -351,7 +363,8 @@ def action_distribution(space: gym.Space[Any]) -> tuple[Any, int]:
             return TorchCategorical, TorchCategorical.required_input_dim(space)
         case gym.spaces.MultiDiscrete():
             sizes = [int(n) for n in space.nvec]
-            return TorchMultiCategorical.get_partial_dist_cls(space=space, input_lens=sizes), sum(sizes)
+            family: Any = TorchMultiCategorical
+            return family.get_partial_dist_cls(space=space, input_lens=sizes), sum(sizes)
         case gym.spaces.Box():
             return TorchDiagGaussian, TorchDiagGaussian.required_input_dim(space)
     raise ValueError(f"action space {space}: expected Discrete, MultiDiscrete or Box")

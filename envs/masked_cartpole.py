@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
@@ -40,7 +40,9 @@ class MaskedCartPole(CartPoleEnv):
         self._steps = 0
         return observation[SEEN], info
 
-    def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, _, info = super().step(action)
+    def step(  # type: ignore[override]
+        self, action: int
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, _, info = super().step(action)  # type: ignore[no-untyped-call]
         self._steps += 1
         return observation[SEEN], float(reward), terminated, not terminated and self._steps >= self.max_steps, info
