@@ -78,6 +78,8 @@ class AgentConfig:
     max_env_faults: Annotated[int, Field(ge=1, le=10**6)] = 5
     """Faults of one environment without a finished episode between them, after which it is retired."""
 
+    encoder: Literal["auto", "mlp", "shallow", "deep"] = "auto"
+    """How images are encoded: IMPALA's shallow or deep network, flat vectors, or what suits their size."""
     encoder_width: Size = 128
     discount: Fraction = 0.99
     rho_bar: Positive = 1.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -12,25 +13,65 @@ from torch import Tensor, nn
 
 from envs import Leaf, leaves
 
+Network = Literal["auto", "mlp", "shallow", "deep"]
+"""How images are encoded; other observations are vectors whatever it is."""
+
+
+class ResidualSection(nn.Module):
+    """A section of IMPALA's deep network: a 3x3 convolution, a pooling that halves the image, two residual blocks."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, width, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> (N, width, H / 2, W / 2), rounded up."""
+        x = F.max_pool2d(self.convolution(x), 3, stride=2, padding=1)
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def image_layers(network: Network, channels: int, height: int, width: int) -> list[nn.Module]:
+    """The layers of an image network of IMPALA (1802.01561, figure 3): the shallow one with two convolutions, the deep
+    one with fifteen; by "auto" the shallow one from 36 pixels on a side, and below two 3x3 layers.
+
+    Raises ValueError where the image is too small for the shallow network's strides.
+    """
+    if network == "deep":
+        sizes = (channels, 16, 32, 32)
+        sections = [ResidualSection(before, after) for before, after in itertools.pairwise(sizes)]
+        return [*sections, nn.ReLU()]
+    if network == "shallow" and min(height, width) < 20:
+        raise ValueError(f"encoder shallow: expected images of at least 20 x 20 pixels, got {height} x {width}")
+    if network == "shallow" or min(height, width) >= 36:
+        return [nn.Conv2d(channels, 16, 8, stride=4), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2), nn.ReLU()]
+    return [nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU()]
+
+
+def stacks_frames(shape: tuple[int, ...]) -> bool:
+    """Whether an image's first axis, not its last, holds its channels, as where grey frames were stacked."""
+    return shape[0] <= 16 and min(shape[1:]) >= 36
+
 
 class ImageEncoder(nn.Module):
-    """Convolutions over (H, W, C) images, scaled to [0, 1] by the bounds of the space.
-
-    From 36 pixels on a side the shallow network of IMPALA (1802.01561, figure 3); below, where its strides would leave
-    nothing, two 3x3 layers.
-    """
+    """Convolutions over (H, W, C) images or (C, H, W) stacks of frames, scaled to [0, 1] by the bounds of the space."""
 
     low: Tensor
     range: Tensor
 
-    def __init__(self, space: gym.spaces.Box) -> None:
+    def __init__(self, space: gym.spaces.Box, network: Network = "auto") -> None:
         super().__init__()
-        height, width, channels = space.shape
-        if min(height, width) >= 36:
-            layers = [nn.Conv2d(channels, 16, 8, stride=4), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2), nn.ReLU()]
-        else:
-            layers = [nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU()]
-        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        self.channel_axis = 0 if stacks_frames(space.shape) else 2
+        channels = space.shape[self.channel_axis]
+        height, width = (size for axis, size in enumerate(space.shape) if axis != self.channel_axis)
+        self.convolutions = nn.Sequential(*image_layers(network, channels, height, width), nn.Flatten())
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise ValueError(f"image space {space}: expected finite bounds")
         low, high = float(space.low.min()), float(space.high.max())
@@ -40,9 +81,9 @@ class ImageEncoder(nn.Module):
             self.num_features = int(self.convolutions(torch.zeros(1, channels, height, width)).shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, H, W, C) -> (N, F)."""
+        """x: (N, H, W, C) or, stacked, (N, C, H, W) -> (N, F)."""
         scaled = (x.to(self.low.dtype) - self.low) / self.range
-        features: Tensor = self.convolutions(scaled.movedim(-1, 1))
+        features: Tensor = self.convolutions(scaled.movedim(1 + self.channel_axis, 1))
         return features
 
 
@@ -83,22 +124,27 @@ class OneHotEncoder(nn.Module):
         return torch.cat(hot, dim=-1)
 
 
-def leaf_encoder(leaf: Leaf) -> ImageEncoder | VectorEncoder | OneHotEncoder:
-    """The encoder of one leaf of an observation space."""
+def leaf_encoder(leaf: Leaf, network: Network = "auto") -> ImageEncoder | VectorEncoder | OneHotEncoder:
+    """The encoder of one leaf of an observation space; by "mlp" images are vectors as well."""
     if isinstance(leaf.space, gym.spaces.Box):
         is_image = len(leaf.shape) == 3 and min(leaf.shape[:2]) >= 3
-        return ImageEncoder(leaf.space) if is_image else VectorEncoder(leaf.space)
+        return ImageEncoder(leaf.space, network) if is_image and network != "mlp" else VectorEncoder(leaf.space)
     assert leaf.high is not None
     return OneHotEncoder([int(n) for n in leaf.high.ravel()])
 
 
 class ObservationEncoder(nn.Module):
-    """Every leaf of an observation encoded, joined and mapped to `width` features."""
+    """Every leaf of an observation encoded, joined and mapped to `width` features.
 
-    def __init__(self, space: gym.Space[Any], width: int) -> None:
+    Raises ValueError on an image network where no leaf is an image, or one that is too small.
+    """
+
+    def __init__(self, space: gym.Space[Any], width: int, network: Network = "auto") -> None:
         super().__init__()
         self.names = [leaf.name for leaf in leaves(space)]
-        encoders = [leaf_encoder(leaf) for leaf in leaves(space)]
+        encoders = [leaf_encoder(leaf, network) for leaf in leaves(space)]
+        if network in ("shallow", "deep") and not any(isinstance(encoder, ImageEncoder) for encoder in encoders):
+            raise ValueError(f"encoder {network}: expected an image (H, W, C) in the observation space, got {space}")
         self.leaves = nn.ModuleList(encoders)
         self.join = nn.Linear(sum(encoder.num_features for encoder in encoders), width)
 

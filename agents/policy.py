@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import memory_cores
 from agents.config import ExperimentConfig
 from agents.distributions import action_distribution
-from agents.encoders import ObservationEncoder
+from agents.encoders import Network, ObservationEncoder
 from memory_cores import CoreOutput, MemoryCore, State
 from memory_cores.initialisation import fan_in_normal_
 
@@ -45,12 +45,13 @@ class Policy(nn.Module):
         encoder_width: int = 128,
         reward_scale: float = 1.0,
         reward_clip: float | None = None,
+        encoder: Network = "auto",
     ) -> None:
         super().__init__()
         self.reward_scale = reward_scale
         self.reward_clip = reward_clip
         self.distribution = action_distribution(action_space)
-        self.encoder = ObservationEncoder(observation_space, encoder_width)
+        self.encoder = ObservationEncoder(observation_space, encoder_width, encoder)
         self.core_input = nn.Linear(encoder_width + self.distribution.num_features + 1, core.d_model)
         self.core = core
         self.actor_head = nn.Linear(core.d_model, self.distribution.num_parameters)
@@ -96,4 +97,12 @@ def make_policy(config: ExperimentConfig, observation_space: gym.Space[Any], act
     """The policy an experiment describes, with freshly drawn weights (torch's global generator)."""
     core = memory_cores.build(config.core.name, d_model=config.core.d_model, **config.core.options)
     agent = config.agent
-    return Policy(observation_space, action_space, core, agent.encoder_width, agent.reward_scale, agent.reward_clip)
+    return Policy(
+        observation_space,
+        action_space,
+        core,
+        agent.encoder_width,
+        agent.reward_scale,
+        agent.reward_clip,
+        agent.encoder,
+    )

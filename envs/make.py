@@ -3,48 +3,89 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import importlib
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+import gymnasium.wrappers
 from gymnasium.error import UnregisteredEnv
 
 from envs.errors import EnvError
 from envs.registration import TASKS, names
 
-MINIGRID = ("MiniGrid-", "BabyAI-")
+Wrapping = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
+
+EXTRAS = {
+    "MiniGrid-": ("minigrid", "envs.minigrid"),
+    "BabyAI-": ("minigrid", "envs.minigrid"),
+    "popgym-": ("popgym", "popgym"),
+    "ALE/": ("atari", "ale_py"),
+    "Vizdoom": ("vizdoom", "vizdoom.gymnasium_wrapper"),
+}
+"""How ids begin that an extra of this package brings: the extra, and the module whose import registers them."""
 
 
 def make(env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """Make the environment of a Gymnasium id; of `module:Name-v0` the module is imported first.
 
-    MiniGrid and BabyAI ids need the extra `reverie[minigrid]` and come wrapped in `envs.minigrid.OneHotView`.
+    `kwargs` go to the environment, but for "wrappers": a list of Gymnasium's own wrappers, innermost first, each
+    {name: arguments} as in {"FrameStackObservation": {"stack_size": 4}}.
+    Ids of MiniGrid, BabyAI, POPGym, ALE and ViZDoom need the extra of this package in `EXTRAS`; those of MiniGrid and
+    BabyAI come wrapped in `envs.minigrid.OneHotView`.
     Raises EnvError, naming the id and the cause, whatever goes wrong.
     """
-    minigrid = env_id.startswith(MINIGRID)
-    if minigrid:
-        one_hot_view = _minigrid_wrapper(env_id)
+    arguments = dict(kwargs or {})
+    chosen = arguments.pop("wrappers", [])
+    wrappers = _one_hot_view(env_id)
     try:
+        wrappers += _gymnasium_wrappers(chosen)
         # An environment that cannot be drawn need not have a render_mode to set.
         rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-        env = gymnasium.make(env_id, disable_env_checker=True, **rendering, **(kwargs or {}))
+        env = gymnasium.make(env_id, disable_env_checker=True, **rendering, **arguments)
+        for wrapper in wrappers:
+            env = wrapper(env)
     except UnregisteredEnv:
         raise EnvError(f"environment {env_id!r} is not registered{_suggestion(env_id)}") from None
     except EnvError as error:
         raise EnvError(f"environment {env_id!r}: {error}") from None
     except Exception as error:
         raise EnvError(f"environment {env_id!r}: {type(error).__name__}: {error}{_origin(error)}") from None
-    return one_hot_view(env) if minigrid else env
+    return env
 
 
-def _minigrid_wrapper(env_id: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
-    """The wrapper of MiniGrid environments; importing it registers their ids."""
-    try:
-        from envs.minigrid import OneHotView
-    except ImportError as error:
-        raise EnvError(f"environment {env_id!r}: {error}; pip install reverie[minigrid]") from None
-    return OneHotView
+def _one_hot_view(env_id: str) -> list[Wrapping]:
+    """The wrapper of MiniGrid environments, none for others; imports the module that registers an extra's ids."""
+    for prefix, (extra, module) in EXTRAS.items():
+        if env_id.startswith(prefix):
+            try:
+                imported = importlib.import_module(module)
+            except ImportError as error:
+                raise EnvError(f"environment {env_id!r}: {error}; pip install reverie[{extra}]") from None
+            return [imported.OneHotView] if extra == "minigrid" else []
+    return []
+
+
+def _gymnasium_wrappers(chosen: Any) -> list[Wrapping]:
+    """Gymnasium's wrappers by their names, with their arguments; EnvError on what is none."""
+    known = {
+        name: wrapper
+        for name, wrapper in vars(gymnasium.wrappers).items()
+        if isinstance(wrapper, type) and issubclass(wrapper, gymnasium.Wrapper)
+    }
+    found: list[Wrapping] = []
+    for entry in chosen if isinstance(chosen, list) else [chosen]:
+        if not (isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), dict)):
+            raise EnvError(f"wrappers: expected a list of {{name: {{argument: value}}}}, got {entry!r}")
+        ((name, arguments),) = entry.items()
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise EnvError(f"wrappers: Gymnasium has no wrapper {name!r}{hint}")
+        found.append(functools.partial(known[name], **arguments))
+    return found
 
 
 def _suggestion(env_id: str) -> str:

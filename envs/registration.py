@@ -7,6 +7,7 @@ import gymnasium
 TASKS = {
     "TMaze-v0": "envs.tmaze:TMaze",
     "NonMatchingObject-v0": "envs.non_matching_object:NonMatchingObject",
+    "MaskedCartPole-v0": "envs.masked_cartpole:MaskedCartPole",
 }
 """Gymnasium id to entry point."""
 

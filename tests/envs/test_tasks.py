@@ -18,6 +18,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("envs:TMaze-v0", {"length": 1, "max_steps": 3}),
     ("envs:NonMatchingObject-v0", {}),
     ("envs:NonMatchingObject-v0", {"corridor": 0, "new_sample_each_round": True, "rounds": 2}),
+    ("envs:MaskedCartPole-v0", {"max_steps": 30}),
 ]
 FORWARD, UP, DOWN = 0, 1, 2
 
@@ -57,12 +58,11 @@ def test_pictures_can_be_read(env_id: str, kwargs: dict[str, Any]) -> None:
     env = envs.make(env_id, kwargs, render_mode="rgb_array")
     env.reset(seed=0)
     first = env.render()
-    env.step(0)
-    second = env.render()
+    later = [(env.step(0), env.render())[1] for _ in range(3)]
     assert first.dtype == np.uint8
     assert min(first.shape[:2]) >= 200
     assert first.shape[2] == 3
-    assert (first != second).any()
+    assert any(not np.array_equal(picture, first) for picture in later)
 
 
 # T-maze
@@ -254,6 +254,7 @@ def test_non_matching_without_a_choice_is_no_success() -> None:
         ("envs:TMaze-v0", {"max_steps": 0}, "max_steps is 0"),
         ("envs:NonMatchingObject-v0", {"corridor": -1}, "corridor is -1"),
         ("envs:NonMatchingObject-v0", {"rounds": 0}, "rounds is 0"),
+        ("envs:MaskedCartPole-v0", {"max_steps": 0}, "max_steps is 0"),
     ],
     ids=str,
 )
@@ -261,3 +262,40 @@ def test_impossible_arguments_are_refused(env_id: str, kwargs: dict[str, Any], m
     with pytest.raises(envs.EnvError, match=message) as caught:
         envs.make(env_id, kwargs)
     assert env_id in str(caught.value)
+
+
+# Masked CartPole
+
+
+def test_masked_cartpole_is_cartpole_without_velocities() -> None:
+    masked, full, rng = envs.make("envs:MaskedCartPole-v0"), gymnasium.make("CartPole-v1"), np.random.default_rng(0)
+    ends = set()
+    for seed in range(20):
+        np.testing.assert_array_equal(masked.reset(seed=seed)[0], full.reset(seed=seed)[0][[0, 2]])
+        over = False
+        while not over:
+            action = int(rng.integers(2))
+            seen, whole = masked.step(action), full.step(action)
+            np.testing.assert_array_equal(seen[0], whole[0][[0, 2]])
+            assert seen[1:] == whole[1:]
+            over = seen[2] or seen[3]
+        ends.add(seen[2:4])
+    assert ends == {(True, False)}
+
+
+def balance(observation: Any) -> int:
+    """A controller that sees the velocities."""
+    position, velocity, angle, angular_velocity = observation
+    return int(0.1 * position + 0.2 * velocity + 2 * angle + angular_velocity > 0)
+
+
+@pytest.mark.parametrize("max_steps", [500, 20])
+def test_masked_cartpole_is_worth_its_time_limit(max_steps: int) -> None:
+    env = envs.make("envs:MaskedCartPole-v0", {"max_steps": max_steps})
+    env.reset(seed=0)
+    rewards, over = [], False
+    while not over:
+        _, reward, terminated, over, _ = env.step(balance(env.unwrapped.state))  # type: ignore[attr-defined]
+        assert not terminated
+        rewards.append(float(reward))
+    assert sum(rewards) == max_steps
