@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from audio.config import ExperimentConfig
-from audio.corpus import prepare
+from audio.corpus import AudioCorpus, prepare
 from audio.floors import Floors, floors
 from audio.model import make_model
 from lm.errors import InputError
@@ -41,6 +41,19 @@ class Evaluation:
         return self.nats_per_sample / math.log(2)
 
 
+def corpus_as_trained(config: ExperimentConfig, trained: Mapping[str, Any]) -> AudioCorpus:
+    """The corpus of a configuration under the gain that weights were trained with; `trained` is its `description`.
+
+    Raises InputError if the codes would mean something else.
+    """
+    asked = {"name": config.data.quantiser, "rate": config.data.sample_rate}
+    for name, value in asked.items():
+        if trained[name] != value:
+            raise InputError(f"the model was trained with {name} {trained[name]}, the configuration asks for {value}")
+    corpus = prepare(config.data)
+    return corpus if corpus.gain == trained["gain"] else prepare(config.data, float(trained["gain"]))
+
+
 def evaluate(
     config: ExperimentConfig, trained: Mapping[str, Any], weights: Mapping[str, Tensor], split: str = "validation"
 ) -> Evaluation:
@@ -48,13 +61,7 @@ def evaluate(
 
     Raises InputError if the codes would mean something else, the split is missing, or the weights do not fit.
     """
-    asked = {"name": config.data.quantiser, "rate": config.data.sample_rate}
-    for name, value in asked.items():
-        if trained[name] != value:
-            raise InputError(f"the model was trained with {name} {trained[name]}, the configuration asks for {value}")
-    corpus = prepare(config.data)
-    if corpus.gain != trained["gain"]:
-        corpus = prepare(config.data, float(trained["gain"]))
+    corpus = corpus_as_trained(config, trained)
     if split not in corpus.splits:
         raise InputError(f"{config.data.path}: has no {split} split; it has {', '.join(corpus.splits)}")
     model = make_model(corpus.quantiser, config.core, config.model)

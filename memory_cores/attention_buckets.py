@@ -66,15 +66,14 @@ class Watch:
 
     def attach(self, attention: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments of an attention module with this watch as observer, beside the one there may be."""
-        others: tuple[Observe | None, ...] = arguments[4:]
+        other: Observe | None = arguments[4] if len(arguments) > 4 else None
 
         def observe(block: QueryBlock, weights: Tensor) -> None:
-            for other in others:
-                if other is not None:
-                    other(block, weights)
+            if other is not None:
+                other(block, weights)
             self.add(block, weights)
 
-        return (*arguments[:4], observe)
+        return (*arguments[:4], observe, *arguments[5:])
 
     def add(self, block: QueryBlock, weights: Tensor) -> None:
         """weights: (B, H, S, K) of the next S queries of the streams."""

@@ -16,7 +16,7 @@ from torch import Tensor
 import audio.config
 from audio import waveform
 from audio.corpus import prepare
-from audio.evaluation import Evaluation
+from audio.evaluation import Evaluation, corpus_as_trained
 from audio.evaluation import evaluate as score
 from audio.generation import generate as write
 from audio.generation import read_prompt
@@ -24,8 +24,10 @@ from audio.listening import Listener
 from audio.model import make_model
 from audio.quantiser import QUANTISERS
 from audio.trainer import make_trainer as make_audio_trainer
-from lm.model import Sampling, load_weights
+from lm.corpus import Split
+from lm.model import LanguageModel, Sampling, load_weights
 from lm.trainer import NextTokenTrainer, evaluated_weights
+from reverie.checkpoint import Checkpoint
 from reverie.config import load_experiment
 from reverie.errors import UserError
 from reverie.language_model import AS_TRAINED, combinations, print_table
@@ -50,6 +52,14 @@ def make_trainer(config: audio.config.ExperimentConfig) -> tuple[NextTokenTraine
         return trainer, None
     listener = Listener(config, config.train.listening, corpus)
     return trainer, Listening(listener.interval, lambda: listener.listen(trainer))
+
+
+def model_and_validation(config: audio.config.ExperimentConfig, found: Checkpoint) -> tuple[LanguageModel, Split]:
+    """The model of a checkpoint, and the validation split as it was trained for."""
+    corpus = corpus_as_trained(config, found.fingerprint["quantiser"])
+    model = make_model(corpus.quantiser, config.core, config.model)
+    load_weights(model, evaluated_weights(found.weights, found.state["trainer"]))
+    return model, corpus.splits["validation"]
 
 
 def evaluate(run: Path, overrides: Sequence[str], split: str | None, as_json: bool) -> int:

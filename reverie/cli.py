@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "generate":
                 return generate(arguments)
             case "report":
-                return report(arguments.runs, arguments.output)
+                return report(arguments)
             case _:
                 return list_names(arguments.what)
     except UserError as error:
@@ -96,7 +96,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def make_trainer(config: Experiment, address: str | None = None) -> tuple[Trainer, Listening | None]:
-    """The trainer of an experiment, and what is to be heard of it; `address` is that of a Ray cluster for its actors."""
+    """The trainer of an experiment, with actors on the Ray cluster at `address`, and what is to be heard of it."""
     import agents.config
     import audio.config
     import lm.config
@@ -193,14 +193,34 @@ def generate(arguments: argparse.Namespace) -> int:
     )
 
 
-def report(runs: Sequence[Path], output: Path) -> int:
-    """Draw the learning curves of runs and print their final values."""
+def report(arguments: argparse.Namespace) -> int:
+    """Draw the learning curves of runs and print their final values, or draw what the core of one run attends to."""
+    if arguments.attention:
+        return look_inside(arguments)
     from reverie.report import draw, read_runs, table
 
-    groups = read_runs(runs)
-    draw(groups, output)
+    groups = read_runs(arguments.runs)
+    draw(groups, arguments.output)
     print(table(groups))
-    print(f"curves drawn to {output}")
+    print(f"curves drawn to {arguments.output}")
+    return 0
+
+
+def look_inside(arguments: argparse.Namespace) -> int:
+    """Draw where the memory core of a run attends and how long it ponders."""
+    import agents.config
+    from reverie.config import load_experiment
+
+    if len(arguments.runs) > 1:
+        raise UserError("--attention: expected one run")
+    (run,) = arguments.runs
+    config = load_experiment(run / "config.yaml")
+    if isinstance(config, agents.config.ExperimentConfig):
+        _refuse_unasked_import(config.env.id, run, arguments.allow_import)
+    from reverie.inside import draw_inside
+
+    draw_inside(run, config, arguments.output)
+    print(f"drawn to {arguments.output}, and for TensorBoard to {run}")
     return 0
 
 
@@ -359,9 +379,17 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--streams", type=_streams, help="files, written side by side (default 1)")
     group.add_argument("--output", metavar="FOLDER", type=Path, help="where to write them (default RUN/generated)")
 
-    command = commands.add_parser("report", help="draw learning curves of runs", allow_abbrev=False)
+    command = commands.add_parser("report", help="draw learning curves of runs, or a core at work", allow_abbrev=False)
     command.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run folder")
     command.add_argument("--output", metavar="PNG", type=Path, default=Path("report.png"), help="default %(default)s")
+    command.add_argument(
+        "--attention",
+        action="store_true",
+        help="draw instead where the core of one run attends, or how long it ponders",
+    )
+    command.add_argument(
+        "--import", dest="allow_import", metavar="MODULE", help="a module the run's environment may import"
+    )
 
     command = commands.add_parser("list", help="list what there is", allow_abbrev=False)
     command.add_argument("what", choices=("cores", "envs", "configs"))

@@ -19,15 +19,18 @@ from torch import Tensor
 
 from lm.answers import Answers, evaluate_task
 from lm.config import ExperimentConfig, TaskConfig
+from lm.corpus import Split, prepare
 from lm.evaluation import Evaluation
 from lm.evaluation import evaluate as score
 from lm.generation import Written
 from lm.generation import generate as write
-from lm.model import Sampling, load_weights
+from lm.model import LanguageModel, Sampling, load_weights
+from lm.tasks import task_corpus
 from lm.text_model import make_model
 from lm.trainer import evaluated_weights
 from lm.vocabularies import described
 from lm.vocabulary import Vocabulary
+from reverie.checkpoint import Checkpoint
 from reverie.config import load_experiment
 from reverie.errors import UserError
 from reverie.run_folder import CONFIG, newest_checkpoint
@@ -41,6 +44,16 @@ class Trained(NamedTuple):
     step: int
     vocabulary: Vocabulary
     weights: dict[str, Tensor]
+
+
+def model_and_validation(config: ExperimentConfig, found: Checkpoint) -> tuple[LanguageModel, Split]:
+    """The model of a checkpoint, and the validation split in the numbering it was trained with."""
+    vocabulary = described(found.fingerprint["vocabulary"])
+    model = make_model(vocabulary.size, config.core, config.model)
+    load_weights(model, evaluated_weights(found.weights, found.state["trainer"]))
+    if isinstance(config.data, TaskConfig):
+        return model, task_corpus(config.data, model.core.period).splits["validation"]
+    return model, prepare(config.data, vocabulary).splits["validation"]
 
 
 def evaluate(run: Path, overrides: Sequence[str], split: str | None, by_frequency: bool, as_json: bool) -> int:

@@ -1,0 +1,192 @@
+"""Looking inside a trained core: where it attends and how long it ponders, in one picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+import agents.config
+import audio.config
+from memory_cores import MemoryCore
+from memory_cores.attention_buckets import BUCKETS, PARTS, AttentionBuckets, attention_buckets
+from memory_cores.infinity import Infinity
+from memory_cores.infinity_density import LongTermDensities, long_term_densities
+from memory_cores.lstm import LSTM
+from memory_cores.memory_transformer import MemoryTransformer
+from memory_cores.universal import Universal
+from reverie.checkpoint import Checkpoint
+from reverie.config import Experiment
+from reverie.report import ReportError
+from reverie.run_folder import EVENTS, newest_checkpoint
+
+ROWS = 16
+"""Streams that are watched side by side."""
+TURNS = 8
+"""Turns of the memory schedule that are watched once the memory is full."""
+PONDER_ROWS, PONDER_STEPS = 8, 96
+GRID = 200
+"""Places of a long-term memory that are drawn."""
+TAG = "inside/core"
+_COLOURS = dict(zip(PARTS, ("#D55E00", "#0072B2", "#009E73"), strict=True))
+
+Panel = Callable[[Axes], None]
+
+
+def draw_inside(run: Path, config: Experiment, output: Path) -> None:
+    """Draw the core of a run's newest checkpoint into a PNG, and the same picture into the run's TensorBoard.
+
+    Raises ReportError for a core with nothing to draw or a file that cannot be written.
+    """
+    found = newest_checkpoint(run)
+    torch.manual_seed(0)
+    core, x, reset = _sample(config, found)
+    panels = _panels(core.eval(), x, reset)
+    if not panels:
+        raise ReportError(f"{run}: the core {config.core.name!r} neither attends to a memory nor ponders")
+    figure = Figure(figsize=(6.4 * len(panels), 4.4), dpi=150, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for column, panel in enumerate(panels, start=1):
+        panel(figure.add_subplot(1, len(panels), column))
+    figure.suptitle(f"{config.core.name} of {run.name}, step {found.step:,}", fontsize=11)
+    try:
+        figure.savefig(output, format="png")
+        with SummaryWriter(str(run / EVENTS)) as events:
+            picture = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+            events.add_image(TAG, picture, found.step, dataformats="HWC")
+    except OSError as error:
+        raise ReportError(f"{error.filename or output}: cannot be written: {error.strerror or error}") from error
+
+
+def _sample(config: Experiment, found: Checkpoint) -> tuple[MemoryCore, Tensor, Tensor]:
+    """The core of a checkpoint, and the inputs x (B, T, D) and reset (B, T) that it gets where it is evaluated."""
+    if isinstance(config, agents.config.ExperimentConfig):
+        from agents.core_inputs import core_inputs
+
+        return core_inputs(config, found.weights, ROWS, _steps)
+    from lm.core_inputs import core_inputs as read
+
+    if isinstance(config, audio.config.ExperimentConfig):
+        from reverie.audio_model import model_and_validation as of_audio
+
+        model, split = of_audio(config, found)
+    else:
+        from reverie.language_model import model_and_validation as of_text
+
+        model, split = of_text(config, found)
+    x, reset = read(model, split, ROWS, _steps(model.core))
+    return model.core, x, reset
+
+
+def _steps(core: MemoryCore) -> int:
+    """Steps that fill the memory and some turns more, and enough for a ponder map."""
+    turns = TURNS
+    if isinstance(core, MemoryTransformer):
+        turns += math.ceil(core.schedule.span / core.period)
+    return max(turns * core.period, PONDER_STEPS)
+
+
+def _panels(core: MemoryCore, x: Tensor, reset: Tensor) -> list[Panel]:
+    """What there is to draw of a core."""
+    if isinstance(core, Universal | LSTM):
+        return [_ponder_panel(core, x, reset)] if core.adaptive else []
+    if not isinstance(core, MemoryTransformer):
+        return []
+    panels = [_bucket_panel(attention_buckets(core, x, reset), has_slots=bool(core.schedule.compressed_length))]
+    if isinstance(core, Infinity):
+        return [*panels, _density_panel(core, x, reset)]
+    with torch.no_grad():
+        metrics = core(x, core.initial_state(len(x)), reset).metrics
+    losses = [float(value) for name, value in metrics.items() if name.startswith("compression_loss_layer_")]
+    return [*panels, _loss_panel(losses)] if losses else panels
+
+
+def _bucket_panel(attention: AttentionBuckets, has_slots: bool) -> Panel:
+    """Means over turns and layers, with one sigma over turns of the mean over layers."""
+    by_turn = attention.shares.mean(dim=1)
+    mean, sigma = by_turn.mean(dim=0).tolist(), by_turn.std(dim=0, correction=0).tolist()
+
+    def draw(axes: Axes) -> None:
+        for index, part in enumerate(PARTS):
+            places = range(BUCKETS * index, BUCKETS * (index + 1))
+            if part != "compressed" or has_slots:
+                heights, bars = [mean[p] for p in places], [sigma[p] for p in places]
+                axes.bar(places, heights, yerr=bars, color=_COLOURS[part], ecolor="0.3", capsize=2, label=part)
+        axes.set_xticks([])
+        axes.set_xlabel("from the oldest to the newest, six equal buckets each")
+        axes.set_ylabel("attention")
+        axes.set_ylim(bottom=0)
+        note = "" if attention.full else "; memory never full"
+        axes.set_title(f"mean over {len(by_turn)} turns, bars: 1 sigma{note}", fontsize=9)
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+
+    return draw
+
+
+def _loss_panel(losses: list[float]) -> Panel:
+    """The compression loss of each layer, the lowest first."""
+
+    def draw(axes: Axes) -> None:
+        axes.bar([str(layer) for layer in range(1, len(losses) + 1)], losses, color=_COLOURS["compressed"])
+        axes.set_xlabel("layer")
+        axes.set_ylabel("compression loss")
+        axes.spines[["top", "right"]].set_visible(False)
+
+    return draw
+
+
+def _density_panel(core: Infinity, x: Tensor, reset: Tensor) -> Panel:
+    """The density of the first row's attention over its long-term memory, mean over heads and layers, against time."""
+    seen: LongTermDensities = long_term_densities(core, x, core.initial_state(len(x)), reset)
+    places = torch.linspace(0, 1, GRID)
+    mean, deviation = (t[0].flatten(0, 1).float() for t in (seen.mean, seen.deviation))  # (L H, T)
+    offset = (places[:, None, None] - mean) / deviation
+    density = ((-0.5 * offset.square()).exp() / deviation / math.sqrt(2 * math.pi)).mean(dim=1)  # (GRID, T)
+    density = density.masked_fill(~seen.holds[0], math.nan)
+
+    def draw(axes: Axes) -> None:
+        picture = axes.imshow(
+            density.numpy(), origin="lower", aspect="auto", extent=(0, density.shape[1], 0, 1), cmap="viridis"
+        )
+        assert axes.figure is not None
+        axes.figure.colorbar(picture, ax=axes, label="density")
+        if seen.points is not None:
+            for turn, points in zip(seen.turns, seen.points[0, 0].unbind(), strict=True):
+                axes.plot([turn] * len(points), points.numpy(), "|", color="white", markersize=2, alpha=0.3)
+            axes.set_title("white: where sticky memories were sampled, layer 1", fontsize=9)
+        axes.set_xlabel("step of one stream")
+        axes.set_ylabel("place in the long-term memory (1 is newest)")
+
+    return draw
+
+
+@torch.no_grad()
+def _ponder_panel(core: Universal | LSTM, x: Tensor, reset: Tensor) -> Panel:
+    """The steps that each input took, for some rows."""
+    rows = min(PONDER_ROWS, len(x))
+    taken = torch.zeros(rows, PONDER_STEPS)
+    for row in range(rows):
+        state = core.initial_state(1)
+        for t in range(PONDER_STEPS):
+            # A call of one input tells that input's steps as its mean.
+            output = core(x[row : row + 1, t : t + 1], state, reset[row : row + 1, t : t + 1])
+            state, taken[row, t] = output.state, output.metrics["ponder_steps"]
+
+    def draw(axes: Axes) -> None:
+        picture = axes.imshow(taken.numpy(), aspect="auto", vmin=1, vmax=core.max_ponder_steps, cmap="viridis")
+        assert axes.figure is not None
+        axes.figure.colorbar(picture, ax=axes, label="ponder steps")
+        axes.set_xlabel("step")
+        axes.set_ylabel("stream")
+        axes.set_title(f"mean {taken.mean():.2f} of at most {core.max_ponder_steps} steps", fontsize=9)
+
+    return draw
