@@ -58,7 +58,7 @@ def test_a_text_is_encoded_alike_in_pieces_cut_between_words(
     whole = vocabulary.tokenizer.encode(text).ids
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lm.subwords.PIECE", piece)
-        parts = list(pieces_of(text))
+        parts = list(pieces_of(text, piece))
         assert "".join(parts) == text
         longest = max(map(len, text.split() or [""])) + 2 * max((len(s) for s in text.split("a")), default=0)
         if longest < piece:  # so that a place between words is always near

@@ -181,7 +181,7 @@ def test_a_task_is_trained_evaluated_and_answered(config: str, capsys: pytest.Ca
         (["train", "experiment.yaml", "data.min_count=2"], "data.min_count: is for words"),
         (["train", "experiment.yaml", "model.adaptive={cutoffs: [9, 5]}"], "cutoffs: expected ascending numbers"),
         (["train", "experiment.yaml", "model.adaptive={cutoffs: [90]}"], "cutoffs: 90 leaves the last band empty"),
-        (["train", "experiment.yaml", "model.adaptive={cutoffs: [5, 9], factor: 8}"], "the last band would have no wid"),
+        (["train", "experiment.yaml", "model.adaptive={cutoffs: [5, 9], factor: 8}"], "last band would have no width"),
         (["train", "experiment.yaml", "env.id=x"], "data (line 2): unknown key; known: agent"),
         (["train", "experiment.yaml", "train.learning_rate.warmup_steps=99999"], "is not below train.total_steps"),
         (["train", "experiment.yaml", "train.update_period={final: 2}"], "train.update_period.switch_step: missing"),
