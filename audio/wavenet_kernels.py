@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numba
 import numpy as np
@@ -21,22 +21,60 @@ Floats = NDArray[np.floating]
 Integers = NDArray[np.int64]
 
 
+class StepWeights(NamedTuple):
+    """The weights of a step, stacked over the layers."""
+
+    dilations: Integers
+    """(L,)"""
+    convolutions: Floats
+    """(L, 2 D, K * D)"""
+    biases: Floats
+    """(L, 2 D)"""
+    residuals: Floats
+    """(L - 1, D, D)"""
+    skips: Floats
+    """(L, S, D)"""
+    skip_bias: Floats
+    """(S,)"""
+    output: Floats
+    """(D, S)"""
+    output_bias: Floats
+    """(D,)"""
+
+
+class EndWeights(NamedTuple):
+    """What stands before and behind the core of a model of codes."""
+
+    embedding: Floats
+    """(V, D), the core's inputs."""
+    norm_weight: Floats
+    """(D,), of the layer normalisation of the core's outputs."""
+    norm_bias: Floats
+    """(D,)"""
+    norm_epsilon: float
+    softmax: Floats
+    """(V, D)"""
+    softmax_bias: Floats
+    """(V,)"""
+
+
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile at the first call, and keep the code on disk where there is a place for it.
 
     Sums may be reordered, so that they use vector instructions; NaN and infinity keep their meaning.
     """
-    options = {"fastmath": {"reassoc", "contract"}, "nogil": True}
+    sums = {"reassoc", "contract"}
     try:
-        result: Callable[P, R] = numba.njit(cache=True, **options)(function)
+        result: Any = numba.njit(cache=True, fastmath=sums, nogil=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
-        result = numba.njit(**options)(function)
-    return result
+        result = numba.njit(fastmath=sums, nogil=True)(function)
+    typed: Callable[P, R] = result
+    return typed
 
 
 @compiled
 def product(weight: Floats, bias: Floats, x: Floats, out: Floats) -> None:
-    """out = weight (M, N) x (N,) + bias (M,)."""
+    """out = weight (M, N) x (N,) + bias (M,), which may be `out` itself."""
     for row in range(weight.shape[0]):
         total = bias[row]
         for column in range(weight.shape[1]):
@@ -45,93 +83,112 @@ def product(weight: Floats, bias: Floats, x: Floats, out: Floats) -> None:
 
 
 @compiled
-def add_product(weight: Floats, x: Floats, out: Floats) -> None:
-    """out += weight (M, N) x (N,)."""
-    product(weight, out, x, out)
-
-
-@compiled
-def step_row(
-    x: Floats,
-    queues: Floats,
-    place: int,
-    dilations: Integers,
-    convolutions: Floats,
-    biases: Floats,
-    residuals: Floats,
-    skips: Floats,
-    skip_bias: Floats,
-    output: Floats,
-    output_bias: Floats,
-    y: Floats,
-) -> None:
-    """One step of one stream: x (D,) -> y (D,), and its queues (Q, D), rings that turn by `place` steps.
-
-    dilations (L,), convolutions (L, 2 D, K D), biases (L, 2 D), residuals (L - 1, D, D), skips (L, S, D), skip_bias
-    (S,), output (D, S), output_bias (D,).
-    """
+def step_row(x: Floats, queues: Floats, place: int, weights: StepWeights, y: Floats) -> None:
+    """One step of one stream: x (D,) -> y (D,); its queues (Q, D) are rings that have turned by `place` steps."""
     width = x.shape[0]
-    taps = np.empty(convolutions.shape[2], x.dtype)
+    furthest = weights.convolutions.shape[2] // width - 1
+    taps = np.empty(weights.convolutions.shape[2], x.dtype)
     gates = np.empty(2 * width, x.dtype)
     z = np.empty(width, x.dtype)
     present = x.copy()
-    skip = skip_bias.copy()
-    one, two = x.dtype.type(1), x.dtype.type(2)
-    furthest = convolutions.shape[2] // width - 1
+    skip = weights.skip_bias.copy()
+    zero, one, two = x.dtype.type(0), x.dtype.type(1), x.dtype.type(2)
     start = 0
-    for layer in range(dilations.shape[0]):
-        length = dilations[layer] * furthest
+    for layer, dilation in enumerate(weights.dilations):
+        length = dilation * furthest
         for tap in range(furthest):
-            slot = start + (place + tap * dilations[layer]) % length
+            slot = start + (place + tap * dilation) % length
             for channel in range(width):
                 taps[tap * width + channel] = queues[slot, channel]
         slot = start + place % length
         for channel in range(width):
             taps[furthest * width + channel] = present[channel]
             queues[slot, channel] = present[channel]
-        product(convolutions[layer], biases[layer], taps, gates)
+        product(weights.convolutions[layer], weights.biases[layer], taps, gates)
         for channel in range(width):
             tanh = two / (one + math.exp(-two * gates[channel])) - one
             z[channel] = tanh / (one + math.exp(-gates[width + channel]))
-        add_product(skips[layer], z, skip)
-        if layer < residuals.shape[0]:
-            add_product(residuals[layer], z, present)
+        product(weights.skips[layer], skip, z, skip)
+        if layer < weights.residuals.shape[0]:
+            product(weights.residuals[layer], present, z, present)
         start += length
     for channel in range(skip.shape[0]):
-        skip[channel] = max(skip[channel], x.dtype.type(0))
-    product(output, output_bias, skip, y)
+        skip[channel] = max(skip[channel], zero)
+    product(weights.output, weights.output_bias, skip, y)
     for channel in range(width):
-        y[channel] = max(y[channel], x.dtype.type(0))
+        y[channel] = max(y[channel], zero)
 
 
 @compiled
-def step_rows(
-    x: Floats,
+def step_rows(x: Floats, queues: Floats, place: int, weights: StepWeights, y: Floats) -> None:
+    """One step of B streams: x (B, D) -> y (B, D), with queues (B, Q, D)."""
+    for row in range(x.shape[0]):
+        step_row(x[row], queues[row], place, weights, y[row])
+
+
+@compiled
+def draw(logits: Floats, temperature: float, uniform: float, cumulative: NDArray[np.float64]) -> int:
+    """The code that a number drawn from [0, 1) picks from logits (V,) / temperature; the likeliest where that is 0."""
+    likeliest = logits.argmax()
+    if temperature == 0.0:
+        return int(likeliest)
+    for code in range(len(logits)):
+        cumulative[code] = math.exp((np.float64(logits[code]) - np.float64(logits[likeliest])) / temperature)
+    for code in range(1, len(logits)):
+        cumulative[code] += cumulative[code - 1]
+    threshold = uniform * cumulative[-1]
+    for code in range(len(logits)):
+        if cumulative[code] > threshold:
+            return code
+    return int(likeliest)  # where rounding brought the threshold to the sum
+
+
+@compiled
+def log_probability(logits: Floats, code: int) -> float:
+    """log softmax(logits (V,))[code]."""
+    largest = logits.max()
+    total = logits.dtype.type(0)
+    for logit in logits:
+        total += math.exp(logit - largest)
+    return float(logits[code] - largest - math.log(total))
+
+
+@compiled
+def normalise(x: Floats, weight: Floats, bias: Floats, epsilon: float, out: Floats) -> None:
+    """Layer normalisation of x (D,)."""
+    mean = x.mean()
+    variance = x.dtype.type(0)
+    for channel in range(len(x)):
+        variance += (x[channel] - mean) * (x[channel] - mean)
+    scale = x.dtype.type(1.0 / math.sqrt(variance / len(x) + epsilon))
+    for channel in range(len(x)):
+        out[channel] = (x[channel] - mean) * scale * weight[channel] + bias[channel]
+
+
+@compiled
+def generate_row(
+    codes: Integers,
+    log_probabilities: Floats,
+    uniforms: NDArray[np.float64],
+    temperature: float,
+    logits: Floats,
     queues: Floats,
     place: int,
-    dilations: Integers,
-    convolutions: Floats,
-    biases: Floats,
-    residuals: Floats,
-    skips: Floats,
-    skip_bias: Floats,
-    output: Floats,
-    output_bias: Floats,
-    y: Floats,
+    weights: StepWeights,
+    ends: EndWeights,
 ) -> None:
-    """One step of B streams: x (B, D) -> y (B, D), queues (B, Q, D); the rest as `step_row`'s."""
-    for row in range(x.shape[0]):
-        step_row(
-            x[row],
-            queues[row],
-            place,
-            dilations,
-            convolutions,
-            biases,
-            residuals,
-            skips,
-            skip_bias,
-            output,
-            output_bias,
-            y[row],
-        )
+    """Draw codes (N,) one after the other, each by its number of uniforms (N,), with log p of each at temperature 1.
+
+    logits: (V,), of the first code, left as those of the code after the last; queues and place: as `step_row`'s.
+    """
+    width = queues.shape[1]
+    cumulative = np.empty(len(logits), np.float64)
+    y = np.empty(width, queues.dtype)
+    normed = np.empty(width, queues.dtype)
+    for count in range(len(codes)):
+        code = draw(logits, temperature, uniforms[count], cumulative)
+        codes[count] = code
+        log_probabilities[count] = log_probability(logits, code)
+        step_row(ends.embedding[code], queues, place + count, weights, y)
+        normalise(y, ends.norm_weight, ends.norm_bias, ends.norm_epsilon, normed)
+        product(ends.softmax, ends.softmax_bias, normed, logits)

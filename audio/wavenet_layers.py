@@ -8,6 +8,7 @@ d * B rows. N = T * B rows, K kernel size, L layers, D channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -76,12 +77,12 @@ class GatedStack(torch.autograd.Function):
         convolutions, biases, residuals = split_weights(layers, weights)
         keep = any(ctx.needs_input_grad)
         saved, outputs, kept_queues = [], [], []
-        for layer, queue in enumerate(queues.split(layers.lengths)):
+        for layer, queue in enumerate(torch.split(queues, layers.lengths)):
             taps = torch.cat([delayed(x, queue, delay, age) for delay in layers.delays[layer]], dim=2)
             taps = taps.view(steps * batch, -1).to(biases[layer].dtype)
             kept_queues.append(newest(x, queue, age))
             gates = torch.addmm(tanh_doubled(biases[layer]), taps, tanh_doubled(convolutions[layer]).t()).sigmoid_()
-            tanh, sigmoid = gates.split(width, dim=1)
+            tanh, sigmoid = gates[:, :width], gates[:, width:]
             tanh.mul_(2).sub_(1)
             outputs.append(tanh * sigmoid)
             if layer < len(residuals):
@@ -95,20 +96,20 @@ class GatedStack(torch.autograd.Function):
         return gated.view(steps, batch, -1), queues
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gated_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, gated_grad: Tensor, queues_grad: Tensor) -> tuple[Tensor | None, ...]:
         layers: Layers = ctx.layers
         count = len(layers.dilations)
         gated, age, *rest = ctx.saved_tensors
         weights, saved = rest[: 3 * count - 1], rest[3 * count - 1 :]
         convolutions, _, residuals = split_weights(layers, weights)
-        steps, batch, width = *gated_grad.shape[:2], gated.shape[1] // count
+        (steps, batch), width = gated_grad.shape[:2], gated.shape[1] // count
         gated_grad = gated_grad.reshape(gated.shape)
         weight_grads: list[Tensor] = [torch.empty(0)] * len(weights)
         x_grad = gated.new_zeros(steps * batch, width, dtype=ctx.dtype)  # of the layer's output along the residuals
         for layer in reversed(range(count)):
             taps, gates = saved[2 * layer : 2 * layer + 2]
-            tanh, sigmoid = gates.split(width, dim=1)
+            tanh, sigmoid = gates[:, :width], gates[:, width:]
             z, grad = (tensor[:, layer * width : (layer + 1) * width] for tensor in (gated, gated_grad))
             if layer < len(residuals):
                 residual_grad = x_grad.to(z.dtype)
@@ -126,8 +127,8 @@ class GatedStack(torch.autograd.Function):
 
 
 def split_weights(
-    layers: Layers, weights: tuple[Tensor, ...] | list[Tensor]
-) -> tuple[tuple[Tensor, ...] | list[Tensor], ...]:
+    layers: Layers, weights: Sequence[Tensor]
+) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
     """The convolutions, their biases and the residual projections."""
     count = len(layers.dilations)
     return weights[:count], weights[count : 2 * count], weights[2 * count :]

@@ -74,17 +74,16 @@ def main() -> None:
     recogniser = trained([x for x, _ in train], [y for _, y in train], arguments.epochs, generator)
     real = probabilities(recogniser, [x for x, _ in test])
     accuracy = float((real.argmax(1) == torch.tensor([y for _, y in test])).float().mean())
-    print(
-        f"recogniser: {len(train)} clips, {arguments.epochs} epochs, seed {arguments.seed}; test accuracy {accuracy:.1%}"
-    )
+    setting = f"{len(train)} clips, {arguments.epochs} epochs, seed {arguments.seed}"
+    print(f"recogniser of {setting}: test accuracy {accuracy:.1%}")
 
     sounds = [x for x, _ in test]
     controls = {
         "noise": probabilities(recogniser, [noise_like(x, generator) for x in sounds]),
         "shuffled": probabilities(recogniser, [phase_shuffled(x, generator) for x in sounds]),
     }
-    setting = torch.cat([control[::2] for control in controls.values()]).max(1).values
-    threshold = float(setting.quantile(1 - CONTROL_SHARE))
+    limits = torch.cat([control[::2] for control in controls.values()]).max(1).values
+    threshold = float(limits.quantile(1 - CONTROL_SHARE))
     print(f"recognised: a probability above {threshold:.4f}, which {CONTROL_SHARE:.0%} of controls reach\n")
     print(f"{'clips':<40} {'count':>6} {'recognised':>10} {'entropy':>8} {'classes':>8}")
     rows = {"real test clips": real, **{name: control[1::2] for name, control in controls.items()}}
