@@ -21,6 +21,8 @@ from lm.vocabulary import Tokens, decode_utf8
 
 PIECE = 2**18
 """Characters encoded at a time."""
+TRAINING_PIECE = 2**12
+"""Characters learned from at a time: the time to learn from a line without a space is quadratic in its length."""
 _BETWEEN_WORDS = re.compile(r"(?<=\S)(?=\s\S)")
 """Where a text can be cut without another result: words are merged with one space before them, never across it."""
 
@@ -62,7 +64,7 @@ class SubwordVocabulary:
     def encode(self, raw: bytes, where: str, offset: int = 0) -> Tokens:
         text = decode_utf8(raw, where, offset)
         dtype = np.min_scalar_type(self.size - 1)
-        parts = [np.array(self.tokenizer.encode(piece).ids, dtype) for piece in pieces_of(text)]
+        parts = [np.array(self.tokenizer.encode(piece).ids, dtype) for piece in pieces_of(text, PIECE)]
         return np.concatenate([*parts, np.empty(0, dtype)])
 
     def decode(self, tokens: NDArray[Any]) -> bytes:
@@ -85,18 +87,18 @@ def trained_subwords(texts: Iterable[str], size: int) -> SubwordVocabulary:
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     trainer = BpeTrainer(vocab_size=size, show_progress=False, special_tokens=[], initial_alphabet=ByteLevel.alphabet())
-    tokenizer.train_from_iterator((piece for text in texts for piece in pieces_of(text)), trainer)
+    tokenizer.train_from_iterator((piece for text in texts for piece in pieces_of(text, TRAINING_PIECE)), trainer)
     model = json.loads(tokenizer.to_str())["model"]
     pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
     return SubwordVocabulary(tuple(pieces), tuple(" ".join(pair) for pair in model["merges"]))
 
 
-def pieces_of(text: str) -> Iterator[str]:
-    """The text piece by piece, cut before a single space between two words, or anywhere if none is near."""
+def pieces_of(text: str, size: int) -> Iterator[str]:
+    """The text in pieces of `size` to 2 `size`, cut before a single space between words, or anywhere without one."""
     start = 0
     while start < len(text):
-        place = _BETWEEN_WORDS.search(text, start + PIECE, start + 2 * PIECE)
-        stop = place.start() if place else start + 2 * PIECE
+        place = _BETWEEN_WORDS.search(text, start + size, start + 2 * size)
+        stop = place.start() if place else start + 2 * size
         yield text[start:stop]
         start = stop
 

@@ -48,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(str(Path.cwd()))
         match arguments.command:
             case "train":
-                return train(arguments.config, arguments.overrides, arguments.resume, arguments.overwrite)
+                if arguments.changed_data and not arguments.resume:
+                    raise UserError("--changed-data: is for --resume alone")
+                return train(
+                    arguments.config, arguments.overrides, arguments.resume, arguments.overwrite, arguments.changed_data
+                )
             case "evaluate":
                 return evaluate(arguments)
             case "generate":
@@ -71,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: bool) -> int:
+def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: bool, changed_data: bool = False) -> int:
     """Train the experiment of a configuration in its run folder."""
     from reverie.config import load_experiment
 
@@ -88,7 +92,7 @@ def train(config_name: str, overrides: Sequence[str], resume: bool, overwrite: b
         trainer, listening = make_trainer(config)
         with contextlib.closing(trainer):
             print(f"training {config.core.name} on {_subject(config)} in {folder}", file=sys.stderr)
-            return training.run(config, trainer, folder, resume, listening)
+            return training.run(config, trainer, folder, resume, changed_data, listening)
 
 
 def make_trainer(config: Experiment) -> tuple[Trainer, Listening | None]:
@@ -309,6 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="continue the run in the run folder")
     mode.add_argument("--overwrite", action="store_true", help="delete the run in the run folder first")
+    help_text = "with --resume: go on although the data is not that of the checkpoint"
+    command.add_argument("--changed-data", action="store_true", help=help_text)
 
     command = commands.add_parser("evaluate", help="evaluate a trained agent or model", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")

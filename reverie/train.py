@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -31,8 +32,17 @@ RATE = "throughput/steps_per_second"
 logger = logging.getLogger(__name__)
 
 
-def run(config: Experiment, trainer: Trainer, folder: Path, resume: bool, listening: Listening | None = None) -> int:
+def run(
+    config: Experiment,
+    trainer: Trainer,
+    folder: Path,
+    resume: bool,
+    changed_data: bool = False,
+    listening: Listening | None = None,
+) -> int:
     """Train until `trainer.total_steps`, in a run folder that this process has locked.
+
+    With `changed_data`, the checkpoint to resume from may have been trained on other data.
 
     Returns the exit code: 0, 1 if the last checkpoint could not be saved, or 128 plus the number of the
     signal that asked to stop. Raises CheckpointError if `resume` finds checkpoints and none can be used.
@@ -41,7 +51,7 @@ def run(config: Experiment, trainer: Trainer, folder: Path, resume: bool, listen
         saver = _Saver(folder / CHECKPOINTS, trainer, Window(), config.train.keep_checkpoints)
         checkpoint.remove_stale(saver.root)
         if resume:
-            saver.restore()
+            saver.restore(changed_data)
         writer = MetricWriter(folder, resume_step=trainer.step_count if resume else None)
         progress = ProgressLine(trainer.total_steps, trainer.step_count)
         try:
@@ -117,10 +127,13 @@ class _Saver:
         self.saved_update = trainer.update_count
         return True
 
-    def restore(self) -> None:
+    def restore(self, changed_data: bool) -> None:
         """Load the newest checkpoint that verifies and say which; where there is none yet, say that."""
         trainer = self.trainer
-        found, skipped = checkpoint.newest(self.root, trainer.fingerprint())
+        fingerprint = trainer.fingerprint()
+        if changed_data:
+            fingerprint = self._with_data_of_newest(fingerprint)
+        found, skipped = checkpoint.newest(self.root, fingerprint)
         for entry in skipped:
             logger.warning("skipped a checkpoint: %s", entry.reason)
         if found is None:
@@ -144,6 +157,15 @@ class _Saver:
                 threads,
             )
         print(f"resumed from {found.path} at step {trainer.step_count:,}", file=sys.stderr, flush=True)
+
+    def _with_data_of_newest(self, fingerprint: dict[str, Any]) -> dict[str, Any]:
+        """A fingerprint that the newest checkpoint fits whatever data it was trained on; a difference is reported."""
+        found, _ = checkpoint.newest(self.root)
+        if found is None or found.fingerprint.get("data") == fingerprint.get("data"):
+            return fingerprint
+        before, now = found.fingerprint.get("data"), fingerprint.get("data")
+        logger.warning("--changed-data: %s was trained on other data (%s) than this (%s)", found.path, before, now)
+        return {**fingerprint, "data": before}
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from lm import vocabulary as vocabulary_module
 from lm.config import DataConfig, SplitConfig
 from lm.corpus import count_words, prepare
+from lm.documents import SPLITS, find_documents
 from lm.errors import InputError
 from lm.vocabularies import described
 from lm.vocabulary import CharacterVocabulary
@@ -56,6 +58,52 @@ def test_a_file_is_cut_in_proportion(tmp_path: Path) -> None:
     assert sizes(train=0.9, validation=0.1) == [900, 100]
     assert sizes(train=900, validation=50, test=50) == [900, 50, 50]
     assert sizes(train=0.7, validation=0.2, test=0.1) == [700, 200, 100]
+
+
+def test_enwik8_is_cut_at_its_ninety_and_ninety_five_million_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "enwik8"
+    with path.open("wb") as file:
+        file.truncate(10**8)
+    config = DataConfig(str(path), "bytes", SplitConfig(90_000_000, 5_000_000, 5_000_000), str(tmp_path / "cache"))
+    cuts = [(document.split, document.start, document.stop) for document in find_documents(config)]
+    assert cuts == [("train", 0, 90_000_000), ("validation", 90_000_000, 95_000_000), ("test", 95_000_000, 100_000_000)]
+
+
+@given(
+    texts=st.lists(st.text(alphabet="aé€", min_size=1, max_size=60), min_size=1, max_size=6),
+    parts=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 9)),
+    tokens=st.sampled_from(["bytes", "characters"]),
+)
+def test_a_folder_without_splits_is_cut_like_one_file(
+    texts: list[str], parts: tuple[int, int, int], tokens: str
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for index, text in enumerate(texts):
+            (folder / f"{index}.txt").write_text(text)
+        config = DataConfig(name, tokens, SplitConfig(*map(float, parts)))  # type: ignore[arg-type]
+        size = sum(len(text.encode()) for text in texts)
+        if size < 60:  # where a split may come out empty
+            with contextlib.suppress(InputError):
+                find_documents(config)
+            return
+        documents = find_documents(config)
+        assert b"".join(document.read() for document in documents) == "".join(texts).encode()
+        assert [d.split for d in documents] == sorted((d.split for d in documents), key=SPLITS.index)
+        train = sum(d.stop - d.start for d in documents if d.split == "train")
+        assert 0 <= train - size * parts[0] // sum(parts) < (1 if tokens == "bytes" else 4)
+        if tokens == "characters":
+            assert "".join(document.read().decode() for document in documents) == "".join(texts)
+
+
+@pytest.mark.parametrize("names", [("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"),
+                                   ("train.txt", "valid.txt", "test.txt"),
+                                   ("train.txt", "validation.txt", "test.txt")])  # fmt: skip
+def test_a_folder_may_hold_one_file_a_split(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    for index, name in enumerate(names):
+        (tmp_path / name).write_text("word " * (index + 1))
+    found = find_documents(DataConfig(str(tmp_path)))
+    assert [(d.split, d.path.name, d.stop) for d in found] == list(zip(SPLITS, names, (5, 10, 15), strict=True))
 
 
 def test_documents_of_a_folder_begin_where_their_files_do(books: Path, tmp_path: Path) -> None:
@@ -114,12 +162,15 @@ def test_a_damaged_manifest_is_made_anew(tmp_path: Path, damage: str) -> None:
     ],
 )
 def test_text_that_cannot_be_read_is_named_with_its_place(tmp_path: Path, raw: bytes, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        prepare(file_config(tmp_path, raw, "characters"))
+    for tokens in ("characters", "words", "subwords"):
+        with pytest.raises(InputError, match=words):
+            prepare(file_config(tmp_path, raw, tokens))
 
 
-@pytest.mark.parametrize("raw", [b"\n" * 50, b"\xef\xbb\xbfword " * 9, b"a\0b\0" * 9, b"line\r\n" * 9])
-@pytest.mark.parametrize("tokens", ["bytes", "characters"])
+@pytest.mark.parametrize(
+    "raw", [b"\n" * 50, b"\xef\xbb\xbfword " * 9, b"a\0b\0" * 9, b"line\r\n" * 9, b"x" * 2**18, b"long line " * 10**4]
+)
+@pytest.mark.parametrize("tokens", ["bytes", "characters", "subwords"])
 def test_odd_text_is_kept_as_it_is(tmp_path: Path, raw: bytes, tokens: str) -> None:
     corpus = prepare(file_config(tmp_path, raw, tokens))
     assert b"".join(corpus.vocabulary.decode(np.asarray(split.tokens)) for split in corpus.splits.values()) == raw

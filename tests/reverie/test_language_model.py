@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from pathlib import Path
 
 import pytest
 
+import lm.config
 import memory_cores
+from lm.corpus import prepare
+from lm.errors import InputError
 from reverie import cli
 from reverie.cli import main
 from reverie.config import ConfigError, dump, load_experiment
@@ -26,6 +30,7 @@ train: {total_steps: 2560, batch_size: 4, segment_length: 8, evaluation_interval
         checkpoint_interval: 10, learning_rate: {initial: 1e-2, shape: cosine}}
 run: {name: run}
 """
+TASK = "{task: copy, length: 5, symbols: 4, train_sequences: 40, validation_sequences: 5, test_sequences: 4}"
 CLOCK = ("time", "seconds", "throughput/steps_per_second")
 TEXT = "The maze remembers — every turn.\n" * 40
 
@@ -91,9 +96,15 @@ def test_a_trained_model_writes(config: str, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     arguments = ["generate", "runs/run", "--prompt", "The maze", "--tokens", "40", "--temperature", "0"]
     assert main(arguments) == 0
-    written = capsys.readouterr().out
+    written, error = capsys.readouterr()
     assert written.startswith("The maze")
+    assert "log-likelihood of the 40 tokens after the prompt: -" in error
     assert len(written) == len("The maze") + 40 + 1
+    assert main([*arguments, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert "The maze" + result["text"] == written[:-1]
+    assert result["log_likelihood"] == pytest.approx(-40 * result["nats_per_token"])
+    assert -40 * math.log(30) < result["log_likelihood"] < 0
     Path("text.txt").unlink()  # what it takes to write is in the checkpoint
     assert (
         main(["generate", "runs/run", "core.memory_length=32", "--tokens", "20", "--top-k", "3", "--top-p", "0.9"]) == 0
@@ -110,6 +121,50 @@ def test_bytes_that_are_not_text_are_written_as_text(config: str, capsys: pytest
     assert "�" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("tokens", ["words", "subwords"])
+def test_a_model_of_words_or_subwords_is_trained_evaluated_and_writes(
+    config: str, capsys: pytest.CaptureFixture[str], tokens: str
+) -> None:
+    size = "data.vocabulary_size=" + ("7" if tokens == "words" else "280")
+    adaptive = "model.adaptive={cutoffs: [3], factor: 2}"
+    fields = ["train.total_steps=1280", "train.segment_length=4", "core.memory_length=8"]
+    Path("text.txt").write_text(TEXT * 4)
+    assert main(["train", config, f"data.tokens={tokens}", size, adaptive, *fields]) == 0
+    assert main(["evaluate", "runs/run", "--json", "--by-frequency", "data.words={validation: 100}"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["words_from"] == "published"
+    assert result["word_perplexity"] == pytest.approx(math.exp(result["nats"] / 100), rel=1e-6)
+    assert [bucket["frequency"] for bucket in result["buckets"]] == ["> 10K", "1K-10K", "100-1K", "< 100"]
+    assert (result["bits_per_byte"] is None) == (tokens == "words")
+    assert main(["evaluate", "runs/run", "--by-frequency"]) == 0
+    printed = capsys.readouterr().out
+    assert ("(tokens)" if tokens == "words" else "(counted)") in printed
+    assert "by count in the train split, as trained" in printed
+    assert main(["generate", "runs/run", "--prompt", "The maze", "--tokens", "5"]) == 0
+    assert capsys.readouterr().out.startswith("The maze")
+
+
+def test_a_task_is_trained_evaluated_and_answered(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("experiment.yaml").write_text(CONFIG.replace("{path: text.txt, tokens: characters, cache: cache}", TASK))
+    assert main(["train", config]) == 0
+    rows = read_rows(Path("runs/run/metrics.jsonl"))
+    assert {key for row in rows for key in row if key.startswith("validation/")} == {
+        "validation/nats_per_token",
+        "validation/symbol_accuracy",
+        "validation/sequence_accuracy",
+    }
+    assert main(["evaluate", "runs/run", "--json", "--split", "test", "data.length=3,5"]) == 0
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [result["sequences"] for result in results] == [4, 4]
+    assert all(0 <= result["written_symbol_accuracy"] <= 1 for result in results)
+    assert main(["evaluate", "runs/run"]) == 0
+    assert "5 sequences" in capsys.readouterr().out
+    assert main(["generate", "runs/run", "--prompt", "1 0 1 2 3", "--tokens", "5"]) == 0
+    assert len(capsys.readouterr().out.split()) >= 9
+    assert main(["evaluate", "runs/run", "--by-frequency"]) == 2
+    assert "a task has no words" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -117,7 +172,16 @@ def test_bytes_that_are_not_text_are_written_as_text(config: str, capsys: pytest
         (["train", "experiment.yaml", "train.segment_length=6", "core.granularity=4"], "segment_length: expected a"),
         (["train", "experiment.yaml", "train.batch_size=1000"], "expected at least one segment a lane"),
         (["train", "experiment.yaml", "data.tokns=bytes"], "did you mean tokens"),
-        (["train", "experiment.yaml", "data.tokens=words"], "expected one of 'bytes', 'characters'"),
+        (["train", "experiment.yaml", "data.tokens=letters"], "expected one of 'bytes', 'characters'"),
+        (["train", "experiment.yaml", "data.task=copy"], "data.path (line 2): unknown key; known: length"),
+        (["train", "experiment.yaml", "data={task: copying}"], "data.task: expected one of 'copy', 'reverse'"),
+        (["train", "experiment.yaml", "data={task: copy, lenght: 3}"], "did you mean length"),
+        (["train", "experiment.yaml", "data.vocabulary_size=300"], "is for words and subwords, data.tokens is 'char"),
+        (["train", "experiment.yaml", "data.tokens=subwords", "data.vocabulary_size=256"], "expected 257 or more"),
+        (["train", "experiment.yaml", "data.min_count=2"], "data.min_count: is for words"),
+        (["train", "experiment.yaml", "model.adaptive={cutoffs: [9, 5]}"], "cutoffs: expected ascending numbers"),
+        (["train", "experiment.yaml", "model.adaptive={cutoffs: [90]}"], "cutoffs: 90 leaves the last band empty"),
+        (["train", "experiment.yaml", "model.adaptive={cutoffs: [5, 9], factor: 8}"], "last band would have no width"),
         (["train", "experiment.yaml", "env.id=x"], "data (line 2): unknown key; known: agent"),
         (["train", "experiment.yaml", "train.learning_rate.warmup_steps=99999"], "is not below train.total_steps"),
         (["train", "experiment.yaml", "train.update_period={final: 2}"], "train.update_period.switch_step: missing"),
@@ -147,6 +211,21 @@ def test_a_text_that_changed_is_not_resumed(config: str, capsys: pytest.CaptureF
     Path("text.txt").write_text(TEXT.replace("every", "evrey"))
     assert main(["train", config, "--resume", "train.total_steps=4000"]) == 2
     assert "data.sha256: the checkpoint has" in capsys.readouterr().err
+    assert main(["train", config, "--changed-data"]) == 2
+    assert "--changed-data: is for --resume alone" in capsys.readouterr().err
+
+
+def test_a_text_that_changed_is_resumed_when_asked_to_and_reported(
+    config: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["train", config]) == 0
+    Path("text.txt").write_text(TEXT.replace("every", "evrey"))
+    assert main(["train", config, "--resume", "--changed-data", "train.total_steps=2688"]) == 0
+    assert "was trained on other data" in caplog.text
+    assert newest_checkpoint(Path("runs/run")).step == 2688
+    Path("text.txt").write_text(TEXT.replace("every", "EVERY"))
+    assert main(["train", config, "--resume", "--changed-data", "train.total_steps=4000"]) == 2
+    assert "vocabulary.characters: the checkpoint has" in capsys.readouterr().err
 
 
 def test_a_configuration_survives_its_dump(config: str) -> None:
@@ -174,7 +253,20 @@ def test_overrides_are_combined() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in cli.shipped_configs() if name.startswith("text/")])
-def test_shipped_configurations_load(name: str) -> None:
-    config = load_experiment(cli.find_config(name))
+def test_shipped_configurations_load_and_say_how_to_get_their_data(name: str) -> None:
+    try:
+        config = load_experiment(cli.find_config(name))
+    except ConfigError as error:
+        if all("this machine has" in problem for problem in error.problems):
+            pytest.skip(f"too large for this machine: {error}")
+        raise
+    assert isinstance(config, lm.config.ExperimentConfig)
     assert config.run.name == Path(name).stem
     assert config.train.total_steps >= 10**6
+    if isinstance(config.data, lm.config.TaskConfig):
+        return
+    with pytest.raises(InputError) as raised:  # the folder of this test holds no data
+        prepare(config.data)
+    assert config.data.origin in str(raised.value)
+    assert config.data.path in str(raised.value)
+    assert "http" in config.data.origin
