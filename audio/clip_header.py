@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 MAX_CHANNELS = 8
 MIN_RATE, MAX_RATE = 1_000, 768_000
 """Samples a second."""
-MAX_FRAMES = 2**28
-"""Of one clip: three hours at 24 kHz. More is not a clip, or a header that lies."""
+MAX_SAMPLES = 2**27
+"""Of one clip over its channels: an hour and a half at 24 kHz. More is not a clip, or a header that lies."""
 MAX_CHUNKS = 100
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 SUBTYPES = {(PCM, 16): "PCM_16", (PCM, 24): "PCM_24", (PCM, 32): "PCM_32", (FLOAT, 32): "FLOAT"}
@@ -50,8 +50,8 @@ class Header:
             raise ClipError(f"has {self.rate} samples a second, expected {MIN_RATE} to {MAX_RATE}")
         if self.frames == 0:
             raise ClipError("holds no samples")
-        if self.frames > MAX_FRAMES:
-            raise ClipError(f"has {self.frames} samples, expected at most {MAX_FRAMES}; cut it into clips")
+        if self.frames * self.channels > MAX_SAMPLES:
+            raise ClipError(f"has {self.frames} x {self.channels} samples, expected at most {MAX_SAMPLES}; cut it up")
         return self
 
 

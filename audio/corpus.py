@@ -69,8 +69,8 @@ def prepare(config: DataConfig, gain: float | None = None) -> AudioCorpus:
     """
     if config.download and not Path(config.path).exists():
         download(config)
-    sources = find_sources(config)
     try:
+        sources = find_sources(config)
         digests = [_digest(source) for source in sources]
         folder = _place(config, sources, digests, gain)
         manifest = _open(folder)

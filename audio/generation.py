@@ -12,11 +12,13 @@ from torch import Tensor
 from audio import waveform
 from audio.clip_header import ClipError
 from audio.quantiser import Quantiser
+from audio.wavenet import WaveNet
+from audio.wavenet_generation import Ends, generate_codes
 from lm.errors import InputError
 from lm.generation import TokenStream
 from lm.lanes import as_int64
 from lm.model import Head, LanguageModel, Sampling
-from lm.softmax import CategoricalHead, sampling_probabilities
+from lm.softmax import CategoricalHead, Softmax, TokenEmbedding, sampling_probabilities
 
 
 class Generated(NamedTuple):
@@ -39,19 +41,36 @@ def generate(
 ) -> Generated:
     """Go on from prompts (B, P) int64, P >= 0, each the beginning of a clip, for `num_samples` samples.
 
-    The model is left in evaluation mode. Raises ValueError for a setting that its head cannot follow.
+    WaveNet over codes runs in a compiled loop, unless top_k or top_p is asked for. The model is left in evaluation
+    mode. Raises ValueError for a setting that its head cannot follow.
     """
     stream = TokenStream(model, len(prompts))
     y = stream.read(prompts)
+    ends = _compiled_ends(model) if sampling.top_k is None and sampling.top_p == 1 else None
+    if ends is not None and isinstance(model.core, WaveNet):
+        seed = int(torch.randint(2**31, (), generator=generator))
+        logits = ends.softmax(ends.norm(y))
+        drawn = generate_codes(model.core, ends, stream.stream.state(), logits, num_samples, sampling.temperature, seed)
+        return Generated(drawn.codes, -drawn.log_probabilities.double().sum(1))
     codes = torch.zeros(len(prompts), num_samples, dtype=torch.int64)
     nats = torch.zeros(len(prompts), dtype=torch.float64)
     for step in range(num_samples):
-        drawn, cost = _draw(model.head, y, sampling, generator)
-        codes[:, step] = drawn
+        codes[:, step], cost = _draw(model.head, y, sampling, generator)
         nats += cost
         if step + 1 < num_samples:
-            y = stream.step(drawn)
+            y = stream.step(codes[:, step])
     return Generated(codes, nats)
+
+
+def _compiled_ends(model: LanguageModel) -> Ends | None:
+    """What is around a core of codes, for the loop that is compiled for WaveNet; None where it does not apply."""
+    front_end, head = model.front_end, model.head
+    if not isinstance(front_end, TokenEmbedding) or not isinstance(head, Softmax):
+        return None
+    if model.device.type != "cpu" or front_end.beginning.dtype != torch.float32:
+        return None
+    codes = torch.arange(front_end.embedding.num_embeddings)
+    return Ends(front_end(codes, None), head.norm, head.linear)
 
 
 def _draw(head: Head, y: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from audio.clip_header import ClipError
 from audio.config import DataConfig
+from audio.waveform import open_regular
 from lm.config import SplitConfig
 from lm.errors import InputError
 
@@ -29,7 +31,7 @@ LISTS = {"train.txt": "train", "valid.txt": "validation", "test.txt": "test"}
 PARTS = {"train-": "train", "dev-": "validation", "test-": "test"}
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _UTTERANCE = re.compile(r"(\d+)-(\d+)-(\d+)")
-_COMMAND = re.compile(r"(.+)_nohash_(\d+)")
+_COMMAND = re.compile(r"([^/.][^/]*)/([^/]+)_nohash_(\d+)(\.[A-Za-z0-9]+)+")
 
 Label = str | int
 
@@ -167,7 +169,8 @@ def _speechcommands(root: Path, config: DataConfig) -> list[Source]:
     for name, split in (("validation_list.txt", "validation"), ("testing_list.txt", "test")):
         if (root / name).exists():
             entries = [line.strip() for line in _lines(root / name) if line.strip()]
-            held_out |= dict.fromkeys((entry for entry in entries if entry.partition("/")[0] in words), split)
+            asked = [entry for entry in entries if not config.words or entry.partition("/")[0] in words]
+            held_out |= dict.fromkeys(asked, split)
     rest = [name for name in paths if name not in held_out]
     if "validation" in held_out.values():
         splits = dict.fromkeys(rest, "train")
@@ -178,11 +181,10 @@ def _speechcommands(root: Path, config: DataConfig) -> list[Source]:
 
 
 def _command(split: str, path: Path, name: str) -> Source:
-    word, _, file = name.partition("/")
-    parts = _COMMAND.fullmatch(Path(file).stem)
-    if parts is None or "/" in file or ".." in name:
-        return Source(split, path, (word, "", 0), f"{name[:60]!r} is not named WORD/SPEAKER_nohash_NUMBER")
-    return Source(split, path, (word, parts[1], int(parts[2])))
+    parts = _COMMAND.fullmatch(name)
+    if parts is None:
+        return Source(split, path, ("", "", 0), f"{name[:60]!r} is not named WORD/SPEAKER_nohash_NUMBER")
+    return Source(split, path, (parts[1], parts[2], int(parts[3])))
 
 
 def _clips(folder: Path, formats: Sequence[str]) -> list[Path]:
@@ -203,8 +205,9 @@ def _raise(error: OSError) -> None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file; the layout needs it") from error
+        with open_regular(path) as file:
+            return file.read().decode().splitlines()
+    except ClipError as error:
+        raise InputError(f"{path}: {error}; the layout needs it") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start}: is not UTF-8 text") from error

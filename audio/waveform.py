@@ -46,7 +46,7 @@ def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in formats:
         raise ClipError(f"is not one of the formats {', '.join(formats)}")
-    with _opened(path) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise ClipError("is empty")
@@ -61,7 +61,7 @@ def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
 
 def sha256(path: Path) -> str:
     """Of the bytes of a regular file; raises ClipError for anything else."""
-    with _opened(path) as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -105,8 +105,8 @@ def torchaudio_module() -> Any:
     return module
 
 
-def _opened(path: Path) -> io.BufferedReader:
-    """The file, if it is a regular one; opening never waits for a FIFO's writer."""
+def open_regular(path: Path) -> io.BufferedReader:
+    """The file, if it is a regular one, else ClipError; opening never waits for a FIFO's writer."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

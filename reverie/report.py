@@ -101,6 +101,14 @@ def draw(groups: Sequence[Group], output: Path) -> None:
     What is measured on held-out data has two panels, against steps and against seconds of training.
     Raises ReportError if the file cannot be written.
     """
+    try:
+        figure_of(groups).savefig(output, format="png")
+    except OSError as error:
+        raise ReportError(f"{output}: cannot be written: {error.strerror or error}") from error
+
+
+def figure_of(groups: Sequence[Group]) -> Figure:
+    """The figure that `draw` writes."""
     runs = [run for group in groups for run in group.runs]
     kinds = [
         (tag, by_time)
@@ -131,10 +139,7 @@ def draw(groups: Sequence[Group], output: Path) -> None:
         title=title,
         title_fontsize=9,
     )
-    try:
-        figure.savefig(output, format="png")
-    except OSError as error:
-        raise ReportError(f"{output}: cannot be written: {error.strerror or error}") from error
+    return figure
 
 
 def table(groups: Sequence[Group]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -143,11 +144,13 @@ def test_commands_that_do_not_fit_are_skipped_with_a_word(tmp_path: Path, caplog
     root = speechcommands(tmp_path / "commands")
     record(root / "one" / "plain.wav")
     with (root / "testing_list.txt").open("a") as file:
-        file.write("two/absent_nohash_3.wav\none/../../../etc/passwd_nohash_0.wav\n")
+        names = ["two/absent_nohash_3.wav", "one/../../../etc/passwd_nohash_0.wav", "/etc/passwd_nohash_0.wav"]
+        file.write("\n".join([*names, "../x_nohash_0.wav", ""]))
     prepare(config(root, "speechcommands", cache=str(tmp_path / "cache")))
     assert "'one/plain.wav' is not named WORD/SPEAKER_nohash_NUMBER" in caplog.text
     assert "absent_nohash_3.wav: cannot be opened" in caplog.text
-    assert "'one/../../../etc/passwd_nohash_0.wav' is not named" in caplog.text
+    for name in ("one/../../../etc/passwd_nohash_0.wav", "/etc/passwd_nohash_0.wav", "../x_nohash_0.wav"):
+        assert f"{name!r} is not named" in caplog.text
 
 
 def test_what_torchaudio_lists_is_what_is_found(tmp_path: Path) -> None:
@@ -172,8 +175,12 @@ def test_what_is_missing_is_one_message(tmp_path: Path) -> None:
     for layout in ("folder", "librispeech", "speechcommands"):
         with pytest.raises(InputError, match=f"has no clip for train in the layout {layout}"):
             find_sources(config(tmp_path / "empty", layout))
-    with pytest.raises(InputError, match=r"metadata\.csv: there is no such file"):
+    with pytest.raises(InputError, match=r"metadata\.csv: cannot be opened: No such file"):
         find_sources(config(tmp_path / "empty", "ljspeech"))
+    os.mkfifo(tmp_path / "empty" / "metadata.csv")
+    with pytest.raises(InputError, match=r"metadata\.csv: is not a regular file"):
+        find_sources(config(tmp_path / "empty", "ljspeech"))
+    (tmp_path / "empty" / "metadata.csv").unlink()
     (tmp_path / "empty" / "metadata.csv").write_bytes(b"a|\xff\n")
     with pytest.raises(InputError, match=r"metadata\.csv: byte 2: is not UTF-8"):
         find_sources(config(tmp_path / "empty", "ljspeech"))
