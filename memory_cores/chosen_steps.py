@@ -12,7 +12,7 @@ from memory_cores.attention import MemoryAttention, RelativeAttention, RelativeP
 from memory_cores.memory_schedule import QueryBlock
 from memory_cores.positions import rotate
 
-CHOOSE_BELOW = 0.5
+CHOOSE_BELOW = 0.7
 """Steps are chosen, which takes gathering and scattering, once they are less than this share of all."""
 
 

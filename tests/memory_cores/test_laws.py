@@ -79,7 +79,7 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
             {"memory_length": 3, "granularity": 4, "norm": "post", "transition": "convolution", "halting_bias": -0.5}
             | {"positions": "rotary", "depth_signal": "learned"},
             {"memory_length": 2, "granularity": 2, "norm": "pre", "transition": "convolution", "convolution_width": 4}
-            | {"halting": "tensor2tensor", "halting_epsilon": 0.3},
+            | {"halting": "tensor2tensor", "halting_epsilon": 0.3, "max_ponder_steps": 2},
             {"memory_length": 0, "norm": "post", "transition": "convolution", "halting": "none", "max_ponder_steps": 2},
         )
     ],
