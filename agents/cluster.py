@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from typing import Any
 
 from agents.learner import TrainingError
 
+CONNECT_TIMEOUT = 10.0
+"""Seconds that a cluster has to accept a connection."""
 LOCAL = {
     # Ray's services bind to every interface on Linux unless this variable, meant for other systems, is set before its
     # import; then every port is on the loopback address.
@@ -31,6 +34,17 @@ def is_joined() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
+def check_reachable(address: str) -> None:
+    """Raise TrainingError unless something accepts connections at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise TrainingError(f"--address {address!r}: expected HOST:PORT or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT).close()
+    except OSError as error:
+        raise TrainingError(f"no Ray cluster could be joined at {address}: {error}") from None
+
+
 def start_ray(num_processes: int, address: str | None = None) -> Any:
     """Start a private Ray with room for `num_processes`, or join the cluster at `address`, and return the module.
 
@@ -40,6 +54,8 @@ def start_ray(num_processes: int, address: str | None = None) -> Any:
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         raise TrainingError("RAY_AUTH_MODE=disabled turns off Ray's authentication: unset it to train")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is not None and address != "auto":
+        check_reachable(address)
     if address is None:
         for name, value in LOCAL.items():
             os.environ.setdefault(name, value)

@@ -41,6 +41,7 @@ def test_a_run_goes_on_when_a_node_dies(cluster: Any, make_config: MakeConfig) -
     trainer = ImpalaTrainer(config, address=cluster.address)
     try:
         ray = trainer.actors.ray
+        trainer.update()
         while len({trainer.actors.next_unroll().actor for _ in range(6)}) < 3:
             pass
         from ray.util.state import list_actors
@@ -72,6 +73,10 @@ def test_unrolls_too_large_for_the_object_store_are_refused_with_the_size(
         ImpalaTrainer(config, address=cluster.address)
 
 
-def test_no_cluster_is_one_clear_error(make_config: MakeConfig) -> None:
-    with pytest.raises(TrainingError, match="no Ray cluster could be joined at 127.0.0.1:9"):
-        ImpalaTrainer(make_config(RANDOM_EPISODES, num_actors=1), address="127.0.0.1:9")
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("127.0.0.1:9", r"no Ray cluster could be joined at 127\.0\.0\.1:9"), ("head", "expected HOST:PORT or auto")],
+)
+def test_no_cluster_is_one_clear_error(make_config: MakeConfig, address: str, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        ImpalaTrainer(make_config(RANDOM_EPISODES, num_actors=1), address=address)

@@ -19,6 +19,11 @@ MakeConfig = Callable[..., ExperimentConfig]
 RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"
 
 
+def update_thrice(trainer: ImpalaTrainer) -> None:
+    for _ in range(3):
+        trainer.update()
+
+
 def test_two_learners_make_the_update_of_one_stay_equal_and_end_with_their_cause(make_config: MakeConfig) -> None:
     # Truncations give the shards different numbers of transitions.
     fields = {"batch_size": 16, "unroll_length": 12, "optimizer": "rmsprop"}
@@ -50,8 +55,7 @@ def test_two_learners_make_the_update_of_one_stay_equal_and_end_with_their_cause
         assert peer.pid is not None
         os.kill(peer.pid, signal.SIGKILL)
         with pytest.raises(TrainingError, match="learner 1 ended with exit code -9; --resume"):
-            for _ in range(3):
-                two.update()
+            update_thrice(two)
     finally:
         two.close()
     assert wait_until(lambda: peer.pid not in descendants(os.getpid()), 5)
@@ -64,9 +68,8 @@ def test_a_learner_that_hangs_ends_the_run(make_config: MakeConfig) -> None:
         (peer,) = trainer.learners.peers
         assert peer.pid is not None
         os.kill(peer.pid, signal.SIGSTOP)
-        with pytest.raises(TrainingError, match="a learner does not answer|learner 1 ended"):
-            for _ in range(3):
-                trainer.update()
+        with pytest.raises(TrainingError, match="a learner does not answer"):
+            update_thrice(trainer)
     finally:
         trainer.close()
 

@@ -270,9 +270,9 @@ def test_when_the_last_row_is_retired_the_vector_ends_with_the_cause() -> None:
     vector = envs.EnvVector(
         lambda: Counting({0: RuntimeError("the maze fell in")}, [0]), num_envs=2, seed=0, max_faults=2
     )
-    with pytest.raises(envs.EnvFault, match="every environment of the vector is retired.*the maze fell in"):
-        for _ in range(3):
-            vector.step(np.array([0, 0]))
+    vector.step(np.array([0, 0]))
+    with pytest.raises(envs.EnvFault, match=r"every environment of the vector is retired.*the maze fell in"):
+        vector.step(np.array([0, 0]))
 
 
 def test_a_reset_that_raises_after_an_episode_keeps_the_episode() -> None:
