@@ -1,0 +1,153 @@
+"""What the command line takes: commands, their options, and what each option may be."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+from pathlib import Path
+
+EPILOG = """\
+exit codes:
+  0    done
+  1    the run failed, or its last checkpoint could not be saved
+  2    a mistake in the input: configuration, run folder, environment, arguments
+  3    update after update was not finite; the last checkpoint is as it was
+  130  stopped by SIGINT, after saving
+  143  stopped by SIGTERM, after saving
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `reverie`."""
+    parser = argparse.ArgumentParser(
+        prog="reverie",
+        description="Train agents and language models that remember.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"reverie {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("train", help="train the experiment of a configuration", allow_abbrev=False)
+    command.add_argument("config", metavar="CONFIG", help="a YAML file, or a name from `reverie list configs`")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=64")
+    command.add_argument(
+        "--address", metavar="HOST:PORT|auto", help="place actors on this Ray cluster (default: this machine alone)"
+    )
+    mode = command.add_mutually_exclusive_group()
+    mode.add_argument("--resume", action="store_true", help="continue the run in the run folder")
+    mode.add_argument("--overwrite", action="store_true", help="delete the run in the run folder first")
+    help_text = "with --resume: go on although the data is not that of the checkpoint"
+    command.add_argument("--changed-data", action="store_true", help=help_text)
+
+    command = commands.add_parser("evaluate", help="evaluate a trained agent or model", allow_abbrev=False)
+    command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    command.add_argument("--json", action="store_true", help="print JSON objects, one a line")
+    group = command.add_argument_group("agents")
+    group.add_argument("--episodes", type=_positive, help="episodes to play (default 100)")
+    group.add_argument("--seed", type=_seed, help="seed of the episodes (default 0)")
+    group.add_argument("--greedy", action="store_true", help="take the likeliest action, do not sample")
+    group.add_argument("--video", type=_video, metavar="FILE", help="write the first episode as .gif or .mp4")
+    _add_import(group)
+    group = command.add_argument_group("language models")
+    help_text = "e.g. core.memory_length=64; commas give a row each: core.memory_length=64,128"
+    group.add_argument("overrides", nargs="*", metavar="key=value", help=help_text)
+    group.add_argument("--split", choices=("train", "validation", "test"), help="default validation")
+    help_text = "perplexity too of words that are frequent and rare in the train split"
+    group.add_argument("--by-frequency", action="store_true", help=help_text)
+
+    command = commands.add_parser("generate", help="let a trained model write text or sound", allow_abbrev=False)
+    command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=256")
+    command.add_argument("--prompt", default="", help="the text, or the WAV or FLAC file, to go on from (default none)")
+    command.add_argument("--temperature", type=_temperature, default=1.0, help="0 is greedy (default %(default)s)")
+    command.add_argument("--top-k", type=_positive, help="sample from the k likeliest tokens (default all)")
+    command.add_argument("--top-p", type=_share, default=1.0, help="and from this share of the probability (default 1)")
+    command.add_argument("--seed", type=_seed, default=0, help="seed of the sampling (default %(default)s)")
+    command.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    group = command.add_argument_group("text")
+    group.add_argument("--tokens", type=_positive, help="tokens to write (default 500)")
+    group = command.add_argument_group("audio")
+    group.add_argument("--seconds", type=_seconds, help="of sound to write in each file (default 5)")
+    group.add_argument("--streams", type=_streams, help="files, written side by side (default 1)")
+    group.add_argument("--output", metavar="FOLDER", type=Path, help="where to write them (default RUN/generated)")
+
+    command = commands.add_parser("report", help="draw learning curves of runs, or a core at work", allow_abbrev=False)
+    command.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run folder")
+    command.add_argument("--output", metavar="PNG", type=Path, default=Path("report.png"), help="default %(default)s")
+    command.add_argument(
+        "--attention",
+        action="store_true",
+        help="draw instead where the core of one run attends, or how long it ponders",
+    )
+    _add_import(command)
+
+    command = commands.add_parser("list", help="list what there is", allow_abbrev=False)
+    command.add_argument("what", choices=("cores", "envs", "configs"))
+    return parser
+
+
+def _add_import(group: argparse._ActionsContainer) -> None:
+    help_text = "a module the run's environment may import"
+    group.add_argument("--import", dest="allow_import", metavar="MODULE", help=help_text)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 1 <= int(text) <= 10**9):
+        raise argparse.ArgumentTypeError(f"expected an integer from 1 to 1000000000, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to {2**31 - 1}, got {text!r}")
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1000, got {text!r}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 3600, got {text!r}")
+    return value
+
+
+def _streams(text: str) -> int:
+    value = _positive(text)
+    if value > 4096:
+        raise argparse.ArgumentTypeError(f"expected at most 4096, got {text!r}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, got {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from error
+
+
+def _video(text: str) -> Path:
+    if not text.endswith((".gif", ".mp4")):
+        raise argparse.ArgumentTypeError(f"expected a file name ending in .gif or .mp4, got {text!r}")
+    return Path(text)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("reverie")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
