@@ -240,7 +240,7 @@ def signal_problems(
     problems = at_least(1, granularity=granularity, num_samples=num_samples)
     if at_least(2, num_basis=num_basis) or num_basis % 2 or num_basis > MAX_BASIS:
         problems.append(
-            f"num_basis is {num_basis!r}, expected an even integer from 2 to {MAX_BASIS}: pairs of a centre"
+            f"num_basis is {num_basis!r}, expected an even integer from 2 to {MAX_BASIS}"
         )
     elif not problems and num_basis * (granularity + num_samples) > MAX_OPERATOR:
         most = MAX_OPERATOR // num_basis

@@ -58,9 +58,9 @@ def signal(length: int = 256, num_basis: int = 128, ridge: float = 1.0, tau: flo
 @pytest.mark.parametrize(
     ("norm", "options"),
     [
-        ("post", {"memory_length": 3, "mask": True, "mu0": 0.3, "sigma0": 0.2, "kl_weight": 0.1}),
+        ("post", {"num_layers": 1, "memory_length": 3, "mask": True, "mu0": 0.3, "sigma0": 0.2, "kl_weight": 0.1}),
         ("gru", {"memory_length": 3, "kl_weight": 0.1, "tau": 0.4, "ridge": 0.2}),
-        ("pre", {"memory_length": 6, "mask": True, "sticky": True, "kl_weight": 0.1}),
+        ("pre", {"num_layers": 1, "memory_length": 6, "mask": True, "sticky": True, "kl_weight": 0.1}),
     ],
 )
 def test_aligned_segments_are_the_authors_algorithm(norm: Any, options: Any) -> None:
@@ -374,12 +374,12 @@ def test_the_smallest_ridge_gives_finite_gradients(sticky: bool) -> None:
 @torch.no_grad()
 def test_a_long_stream_does_not_drift(sticky: bool) -> None:
     core = tiny(memory_length=6, granularity=4, num_layers=1, sticky=sticky, num_basis=16).float()
-    x = torch.randn(1, 900, 8)
+    x = torch.randn(1, 500, 8)
     stream = core.stream(1)
-    stepped = torch.stack([stream.step(x[:, t]) for t in range(900)], dim=1)
+    stepped = torch.stack([stream.step(x[:, t]) for t in range(500)], dim=1)
     exact = core.double()(x.double(), core.initial_state(1)).y
     error = (stepped.double() - exact).abs().amax(dim=(0, 2))
-    assert error[-200:].max() < 2 * error[:200].max() + 1e-5
+    assert error[-150:].max() < 2 * error[:150].max() + 1e-5
 
 
 @pytest.mark.parametrize("sticky", [False, True])
