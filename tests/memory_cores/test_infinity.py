@@ -420,7 +420,7 @@ def test_bad_options_and_calls_are_named() -> None:
     for name, value in bad.items():
         assert name in ("num_heads", "wide_width") or f"{name} is {value!r}, expected" in str(error.value)
     assert "d_model is 8, expected a multiple of num_heads, 3" in str(error.value)
-    with pytest.raises(ValueError, match="granularity is 1000000000, expected at most 524288 in sum with num_samples"):
+    with pytest.raises(ValueError, match="granularity is 1000000000, expected at most 262144 in sum with num_samples"):
         memory_cores.build("infinity", d_model=8, granularity=10**9)
     core = tiny(memory_length=4, granularity=3)
     x, _ = sample(2, 5)
