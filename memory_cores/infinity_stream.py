@@ -55,9 +55,9 @@ class InfinityStream(TransformerXLStream):
     def hold(self, holds: Tensor) -> None:
         """Let the rows where holds (B,) read their long-term memory, others not."""
         self.holds = holds
+        asleep, empty = not holds.any(), None if holds.all() else ~holds[:, None]
         for long_term in self.long_term:
-            long_term.asleep = not holds.any()
-            long_term.empty = None if holds.all() else ~holds[:, None]
+            long_term.asleep, long_term.empty = asleep, empty
 
     @torch.inference_mode(False)
     @torch.no_grad()
