@@ -1,13 +1,13 @@
-"""Time one step of a Transformer-XL stream against a call of `forward` with T = 1, which projects its memory
-anew.
+"""Time one step of a Transformer-XL or infinity-former stream against a call of `forward` with T = 1, which projects
+its memory anew.
 
     python benchmarks/step_speed.py [--threads N]
 
 The first table is batch 1, 4 layers, width 256, 4 heads, feed-forward 1024, memory 256, float32, in eager
 mode, at several ages of the stream. A stream of age 100 was stepped there. An older one starts from a full
 memory and is then stepped for more than twice the memory's capacity, so that its buffers slide within the
-measured steps. The second table is an actor's shape, batch 32, width 64, 2 layers, with resets in one row of
-a hundred.
+measured steps; the long-term memory of an infinity-former is empty at age 100 and refitted once in 16 steps. The
+second table is an actor's shape, batch 32, width 64, 2 layers, with resets in one row of a hundred.
 """
 
 from __future__ import annotations
@@ -92,18 +92,19 @@ def main() -> None:
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
     print("microseconds of CPU time: median (fastest to slowest)\n")
-    print(f"{'norm':5} {'positions':9} {'age':>8}   {'step':20} {'forward':20} {'ratio':>6}")
-    for norm, positions in itertools.product(("post", "pre", "gru"), ("relative", "rotary")):
-        core = memory_cores.build("transformer_xl", norm=norm, positions=positions, **SHAPE)
+    print(f"{'core':14} {'norm':5} {'positions':9} {'age':>8}   {'step':20} {'forward':20} {'ratio':>6}")
+    names = ("transformer_xl", "infinity")
+    for name, norm, positions in itertools.product(names, ("post", "pre", "gru"), ("relative", "rotary")):
+        core = memory_cores.build(name, norm=norm, positions=positions, **SHAPE)
         for age in AGES:
             state = state_at(core, age)
             steps, calls = cached_step(core, state), forward_step(core, state)
             step, call = statistics.median(steps), statistics.median(calls)
             times = f"{spread(steps):20} {spread(calls):20} {call / step:6.1f}"
-            print(f"{norm:5} {positions:9} {age:8}   {times}", flush=True)
+            print(f"{name:14} {norm:5} {positions:9} {age:8}   {times}", flush=True)
 
     print(f"\n{'batch 32, width 64':50} {'step':>7} {'with resets':>12}")
-    gated = itertools.product(("transformer_xl",), ("post", "gru"), ("relative", "rotary"))
+    gated = itertools.product(("transformer_xl", "infinity"), ("post", "gru"), ("relative", "rotary"))
     for name, *options in [("feedforward",), ("lstm",), *gated]:
         keywords = {"norm": options[0], "positions": options[1]} if options else {}
         plain, with_resets = actor_step(memory_cores.build(name, d_model=64, **keywords), 32)

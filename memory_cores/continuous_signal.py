@@ -88,7 +88,6 @@ class ContinuousSignal(nn.Module):
     ) -> None:
         super().__init__()
         centres = torch.linspace(0, 1, num_basis // 2, dtype=torch.float64, device="cpu")
-        self.tau = tau
         self.num_samples = num_samples
         basis = GaussianBasis(centres, torch.tensor([narrow_width, wide_width], dtype=torch.float64, device="cpu"))
         first, condition = ridge_operator(basis, middles(block_length), ridge)

@@ -52,6 +52,8 @@ class Infinity(MemoryTransformer):
     before its weight, and long_term_share, the norm of what the memory added as a share of it and the attention's.
     """
 
+    schedule: LongTermSchedule
+
     def __init__(
         self,
         *,
@@ -61,7 +63,7 @@ class Infinity(MemoryTransformer):
         d_ff: int | None = None,
         memory_length: int = 64,
         granularity: int = 16,
-        num_basis: int = 64,
+        num_basis: int = 128,
         narrow_width: float = 0.01,
         wide_width: float = 0.05,
         tau: float = 0.75,
@@ -119,10 +121,6 @@ class Infinity(MemoryTransformer):
             LongTermAttention(d_model, num_heads, num_basis, mask=mask) for _ in range(num_layers)
         )
 
-    @property
-    def long_term_schedule(self) -> LongTermSchedule:
-        return cast(LongTermSchedule, self.schedule)
-
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
         weight = next(self.parameters())
         device = weight.device if device is None else device
@@ -152,7 +150,7 @@ class Infinity(MemoryTransformer):
         memory, age = state["memory"], state["age"]
         window = self.schedule.window(age, state["phase"], reset, steps=x.shape[1])
         key, refits = generator_of(state)
-        turns = self.long_term_schedule.turns(age, refits, window)
+        turns = self.schedule.turns(age, refits, window)
         positions = self.positions(window, like=memory)
         operators = self.signal.operators(memory.dtype)
         x = x.to(memory.dtype)  # under autocast the input may come in half precision; the residual stream never is
@@ -239,9 +237,7 @@ def signal_problems(
     """The problems of the options that say how a signal is fitted."""
     problems = at_least(1, granularity=granularity, num_samples=num_samples)
     if at_least(2, num_basis=num_basis) or num_basis % 2 or num_basis > MAX_BASIS:
-        problems.append(
-            f"num_basis is {num_basis!r}, expected an even integer from 2 to {MAX_BASIS}: pairs of a centre"
-        )
+        problems.append(f"num_basis is {num_basis!r}, expected an even integer from 2 to {MAX_BASIS}")
     elif not problems and num_basis * (granularity + num_samples) > MAX_OPERATOR:
         most = MAX_OPERATOR // num_basis
         problems.append(
@@ -274,6 +270,6 @@ def divergence_problems(kl_weight: float, sigma0: float, mu0: float | None) -> l
     problems = positive(sigma0=sigma0)
     if kl_weight != 0:
         problems += positive(kl_weight=kl_weight)
-    if mu0 is not None and (positive(mu0=1 + mu0) or not 0 <= mu0 <= 1):
+    if mu0 is not None and (not isinstance(mu0, int | float) or not 0 <= mu0 <= 1):
         problems.append(f"mu0 is {mu0!r}, expected a number from 0 to 1 or None")
     return problems

@@ -34,7 +34,7 @@ class InfinityStream(TransformerXLStream):
 
     def prepare(self) -> None:
         super().prepare()
-        if self.core.long_term_schedule.due(self.phase):
+        if self.core.schedule.due(self.phase):
             self.turn()
 
     def turn(self) -> None:
@@ -55,9 +55,9 @@ class InfinityStream(TransformerXLStream):
     def hold(self, holds: Tensor) -> None:
         """Let the rows where holds (B,) read their long-term memory, others not."""
         self.holds = holds
+        asleep, empty = not holds.any(), None if holds.all() else ~holds[:, None]
         for long_term in self.long_term:
-            long_term.asleep = not holds.any()
-            long_term.empty = None if holds.all() else ~holds[:, None]
+            long_term.asleep, long_term.empty = asleep, empty
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -80,7 +80,7 @@ class InfinityStream(TransformerXLStream):
             self.long_term = [LongTermCache(self.core, layer, state) for layer in range(self.core.num_layers)]
         for block, long_term in zip(self.blocks, self.long_term, strict=True):
             block.beside = long_term
-        self.hold(self.core.long_term_schedule.held(state["age"], self.phase))
+        self.hold(self.core.schedule.held(state["age"], self.phase))
 
 
 class LongTermCache:

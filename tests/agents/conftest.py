@@ -17,6 +17,16 @@ SMALL_CORES: dict[str, dict[str, Any]] = {
         "compressed_length": 4,
         "compression_rate": 2,
     },
+    "infinity": {
+        "num_layers": 1,
+        "num_heads": 2,
+        "memory_length": 4,
+        "granularity": 2,
+        "num_basis": 8,
+        "num_samples": 16,
+        "wide_width": 0.2,
+        "sticky": True,
+    },
     "transformer_xl": {"num_layers": 2, "num_heads": 2, "memory_length": 12},
 }
 """Options that keep a core small; cores without an entry are built with their defaults."""

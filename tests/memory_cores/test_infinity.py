@@ -58,14 +58,14 @@ def signal(length: int = 256, num_basis: int = 128, ridge: float = 1.0, tau: flo
 @pytest.mark.parametrize(
     ("norm", "options"),
     [
-        ("post", {"memory_length": 3, "mask": True, "mu0": 0.3, "sigma0": 0.2, "kl_weight": 0.1}),
+        ("post", {"num_layers": 1, "memory_length": 3, "mask": True, "mu0": 0.3, "sigma0": 0.2, "kl_weight": 0.1}),
         ("gru", {"memory_length": 3, "kl_weight": 0.1, "tau": 0.4, "ridge": 0.2}),
-        ("pre", {"memory_length": 6, "mask": True, "sticky": True, "kl_weight": 0.1}),
+        ("pre", {"num_layers": 1, "memory_length": 6, "mask": True, "sticky": True, "kl_weight": 0.1}),
     ],
 )
 def test_aligned_segments_are_the_authors_algorithm(norm: Any, options: Any) -> None:
     core = tiny(norm=norm, granularity=3, **options)
-    x, _ = sample(1, 18)
+    x, _ = sample(1, 15)
     segments = list(x[0].split(3))
     fitted = {name: options[name] for name in ("tau", "ridge") if name in options}
     expected, expected_losses = plain_segments(core, fit_of(core, **fitted), segments)
@@ -78,7 +78,7 @@ def test_aligned_segments_are_the_authors_algorithm(norm: Any, options: Any) -> 
         torch.testing.assert_close(y, expected_y, **EXACT, msg=lambda m, s=segment: f"segment {s}: {m}")
     torch.testing.assert_close(losses, expected_losses, **EXACT)
     empty = (options["memory_length"] + 3) // 3
-    assert [value.item() > 0 for value in losses] == [False] * empty + [True] * (6 - empty)
+    assert [value.item() > 0 for value in losses] == [False] * empty + [True] * (5 - empty)
 
     totals = [
         sum(((i + 1) * y.sin()).sum() + loss for i, (y, loss) in enumerate(zip(ys, ls, strict=True)))
@@ -374,12 +374,12 @@ def test_the_smallest_ridge_gives_finite_gradients(sticky: bool) -> None:
 @torch.no_grad()
 def test_a_long_stream_does_not_drift(sticky: bool) -> None:
     core = tiny(memory_length=6, granularity=4, num_layers=1, sticky=sticky, num_basis=16).float()
-    x = torch.randn(1, 900, 8)
+    x = torch.randn(1, 500, 8)
     stream = core.stream(1)
-    stepped = torch.stack([stream.step(x[:, t]) for t in range(900)], dim=1)
+    stepped = torch.stack([stream.step(x[:, t]) for t in range(500)], dim=1)
     exact = core.double()(x.double(), core.initial_state(1)).y
     error = (stepped.double() - exact).abs().amax(dim=(0, 2))
-    assert error[-200:].max() < 2 * error[:200].max() + 1e-5
+    assert error[-150:].max() < 2 * error[:150].max() + 1e-5
 
 
 @pytest.mark.parametrize("sticky", [False, True])
@@ -420,7 +420,7 @@ def test_bad_options_and_calls_are_named() -> None:
     for name, value in bad.items():
         assert name in ("num_heads", "wide_width") or f"{name} is {value!r}, expected" in str(error.value)
     assert "d_model is 8, expected a multiple of num_heads, 3" in str(error.value)
-    with pytest.raises(ValueError, match="granularity is 1000000000, expected at most 524288 in sum with num_samples"):
+    with pytest.raises(ValueError, match="granularity is 1000000000, expected at most 262144 in sum with num_samples"):
         memory_cores.build("infinity", d_model=8, granularity=10**9)
     core = tiny(memory_length=4, granularity=3)
     x, _ = sample(2, 5)

@@ -45,13 +45,10 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
     "infinity": [
         {"num_heads": 2, "d_ff": 12, "num_basis": 8, "num_samples": 8, "wide_width": 0.2, **options}
         for options in (
-            {"num_layers": 2, "memory_length": 3, "granularity": 2},
+            {"num_layers": 1, "memory_length": 3, "granularity": 2, "tau": 0.5, "ridge": 0.1},
             {"num_layers": 1, "memory_length": 2, "granularity": 3, "norm": "post", "mask": True, "mu0": 0.5},
             {"num_layers": 2, "memory_length": 1, "granularity": 3, "norm": "pre", "positions": "rotary"}
             | {"sticky": True, "mask": True},
-            {"num_layers": 1, "memory_length": 3, "granularity": 1, "norm": "post", "positions": "rotary"}
-            | {"tau": 0.5, "ridge": 0.1},
-            {"num_layers": 1, "memory_length": 0, "granularity": 4, "sticky": True},
         )
     ],
     "lstm": [
