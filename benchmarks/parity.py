@@ -22,6 +22,8 @@ from torch.nn import functional
 
 import memory_cores
 from memory_cores import CoreOutput
+from memory_cores.adaptive_lstm import AdaptiveCell
+from memory_cores.lstm import LSTM
 
 TEST_BATCHES = 160
 
@@ -41,6 +43,16 @@ class ParityNetwork(nn.Module):
         output = self.core(self.encoder(x)[:, None], self.core.initial_state(len(x)))
         return self.head(output.y[:, 0]).squeeze(-1), output
 
+    def ponder_steps(self, x: Tensor) -> Tensor:
+        """x (B, bits) -> (B,), the steps that each input is given."""
+        core = self.core
+        assert isinstance(core, LSTM)
+        if not core.adaptive:
+            return torch.ones(len(x))
+        cell = AdaptiveCell(core)
+        start = [torch.zeros(len(x), core.d_model)]
+        return cell.ponder(cell.project(self.encoder(x)), start, start).steps
+
 
 def draw(batch: int, bits: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs (B, bits), targets (B,) and difficulties (B,), the entries of each input that are not 0."""
@@ -53,21 +65,14 @@ def draw(batch: int, bits: int, generator: torch.Generator) -> tuple[Tensor, Ten
 
 @torch.no_grad()
 def evaluate(network: ParityNetwork, arguments: argparse.Namespace, batches: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Whether wrong, the ponder steps and the difficulty, each (N,), of one input after another.
-
-    Inputs of a batch halt apart, so their steps are read from a call of one row each group of equal difficulty.
-    """
+    """Whether wrong, the ponder steps and the difficulty, each (N,), of inputs never trained on."""
     generator = torch.Generator().manual_seed(10**6 + arguments.seed)
     wrong, steps, difficulties = [], [], []
     for _ in range(batches):
         x, target, difficulty = draw(arguments.batch, arguments.bits, generator)
         logit, _ = network(x)
         wrong.append((logit > 0) != target.bool())
-        of_difficulty = torch.ones(arguments.bits + 1)
-        if arguments.halting != "none":
-            for level in difficulty.unique().tolist():
-                of_difficulty[level] = network(x[difficulty == level])[1].metrics["ponder_steps"]
-        steps.append(of_difficulty[difficulty])
+        steps.append(network.ponder_steps(x).float())
         difficulties.append(difficulty)
     return torch.cat(wrong), torch.cat(steps), torch.cat(difficulties)
 

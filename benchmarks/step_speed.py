@@ -1,13 +1,14 @@
-"""Time one step of a Transformer-XL or infinity-former stream against a call of `forward` with T = 1, which projects
-its memory anew.
+"""Time one step of a stream of the Transformers with memory against a call of `forward` with T = 1, which projects its
+memory anew.
 
     python benchmarks/step_speed.py [--threads N]
 
-The first table is batch 1, 4 layers, width 256, 4 heads, feed-forward 1024, memory 256, float32, in eager
-mode, at several ages of the stream. A stream of age 100 was stepped there. An older one starts from a full
+The first table is batch 1, 4 layers or steps of depth, width 256, 4 heads, feed-forward 1024, memory 256, float32, in
+eager mode, at several ages of the stream. A stream of age 100 was stepped there. An older one starts from a full
 memory and is then stepped for more than twice the memory's capacity, so that its buffers slide within the
-measured steps; the long-term memory of an infinity-former is empty at age 100 and refitted once in 16 steps. The
-second table is an actor's shape, batch 32, width 64, 2 layers, with resets in one row of a hundred.
+measured steps. The long-term memory of an infinity-former is empty at age 100 and refitted once in 16 steps; the
+Universal Transformer runs all its depth ("none") or halts as its untrained halting unit says ("graves"). The second
+table is an actor's shape, batch 32, width 64, 2 layers, with resets in one row of a hundred.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ import torch
 import memory_cores
 from memory_cores import MemoryCore, State
 
-SHAPE: dict[str, Any] = {"d_model": 256, "num_layers": 4, "num_heads": 4, "d_ff": 1024, "memory_length": 256}
+SHAPE: dict[str, Any] = {"d_model": 256, "num_heads": 4, "d_ff": 1024, "memory_length": 256}
 AGES = (10**2, 10**4, 10**6)
 FORWARD_CALLS = 60
 
@@ -41,7 +42,7 @@ def microseconds(call: Callable[[], object], calls: int) -> list[float]:
 
 def state_at(core: MemoryCore, age: int) -> State:
     """The state of one stream after `age` steps, of which only as many are run as leave a trace."""
-    steps = min(age, 2 * SHAPE["memory_length"])
+    steps = min(age, 3 * SHAPE["memory_length"])
     return core(torch.randn(1, steps, core.d_model), core.initial_state(1)).state
 
 
@@ -84,6 +85,16 @@ def actor_step(core: MemoryCore, batch_size: int) -> tuple[float, float]:
     return statistics.median(plain), statistics.median(with_resets)
 
 
+def timed() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The cores of the first table and their options."""
+    for norm, positions in itertools.product(("post", "pre", "gru"), ("relative", "rotary")):
+        yield "transformer_xl", {"norm": norm, "positions": positions, "num_layers": 4}
+    for name, norm in itertools.product(("compressive", "infinity"), ("post", "gru")):
+        yield name, {"norm": norm, "num_layers": 4}
+    for norm, halting in itertools.product(("post", "gru"), ("none", "graves")):
+        yield "universal", {"norm": norm, "halting": halting, "max_ponder_steps": 4}
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,16 +103,16 @@ def main() -> None:
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
     print("microseconds of CPU time: median (fastest to slowest)\n")
-    print(f"{'core':14} {'norm':5} {'positions':9} {'age':>8}   {'step':20} {'forward':20} {'ratio':>6}")
-    names = ("transformer_xl", "infinity")
-    for name, norm, positions in itertools.product(names, ("post", "pre", "gru"), ("relative", "rotary")):
-        core = memory_cores.build(name, norm=norm, positions=positions, **SHAPE)
+    print(f"{'core':30} {'age':>8}   {'step':20} {'forward':20} {'ratio':>6}")
+    for name, options in timed():
+        core = memory_cores.build(name, **options, **SHAPE)
+        label = " ".join([name, *(str(value) for value in options.values() if isinstance(value, str))])
         for age in AGES:
             state = state_at(core, age)
             steps, calls = cached_step(core, state), forward_step(core, state)
             step, call = statistics.median(steps), statistics.median(calls)
             times = f"{spread(steps):20} {spread(calls):20} {call / step:6.1f}"
-            print(f"{name:14} {norm:5} {positions:9} {age:8}   {times}", flush=True)
+            print(f"{label:30} {age:8}   {times}", flush=True)
 
     print(f"\n{'batch 32, width 64':50} {'step':>7} {'with resets':>12}")
     gated = itertools.product(("transformer_xl", "infinity"), ("post", "gru"), ("relative", "rotary"))

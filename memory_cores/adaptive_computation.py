@@ -24,7 +24,9 @@ SINGLE_SHARES = 8
 class HaltingUnit(nn.Linear):
     """The probability sigmoid(w . s + b) that a position halts in state s (section 2, equation 5).
 
-    It is computed in the weights' precision also under autocast, since the least difference may decide on a halt.
+    A bias of 1 is the paper's, from which positions begin by halting at the second step; one of -3 lets them begin with
+    as many as 21. It is computed in the weights' precision also under autocast, since the least difference may decide
+    on a halt.
     """
 
     def __init__(self, d_model: int, bias: float) -> None:

@@ -39,10 +39,11 @@ class Universal(MemoryTransformer):
     last `convolution_width` steps.
 
     `halting` lets each step of the sequence stop by itself (section 2.2; `adaptive_computation`); the output is the
-    weighted sum of what the depth steps gave, and a loss "ponder" of weight `ponder_cost` is returned. With "none"
-    all depth steps are run, and the output is what the last one gave. Once halted, a step's state is copied to the
-    later depth steps, where other steps attend to it; so is the input of its second sublayer for the convolution.
-    Once most steps have halted, only the others are computed.
+    weighted sum of what the depth steps gave, and a loss "ponder" of weight `ponder_cost` is returned. The halting unit
+    reads what a depth step gave, as that of Graves does. With "none" all depth steps are run, and the output is what
+    the last one gave. Once halted, a step's state is copied to the later depth steps, where other steps attend to it;
+    so is the input of its second sublayer for the convolution. Once enough steps have halted, only the others are
+    computed.
 
     The memory holds the input of each depth step without its signal, and depth step n attends to that of depth step n
     alone. State: memory (B, N, C, D) for N = max_ponder_steps and the last C = memory_length + granularity - 1 steps,

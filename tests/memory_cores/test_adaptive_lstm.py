@@ -87,3 +87,20 @@ def test_without_halting_nothing_is_added() -> None:
     assert core.lstm.input_size == 6
     output = core(torch.randn(1, 2, 6), core.initial_state(1))
     assert output.losses == output.metrics == {}
+
+
+@pytest.mark.parametrize("halting", ["graves", "tensor2tensor"])
+def test_bfloat16_autocast(halting: Any) -> None:
+    core = tiny(halting=halting, halting_bias=-1e4).float()  # the cap alone halts, so that rounding cannot
+    x = torch.randn(2, 6, 6)
+    exact = core(x, core.initial_state(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        first = core(x[:, :3].bfloat16(), core.initial_state(2))
+        y, state, losses, _ = core(x[:, 3:], first.state)
+        stream = core.stream(2)
+        stepped = torch.stack([stream.step(x[:, t]) for t in range(6)], dim=1)
+    (y.square().sum() + losses["ponder"]).backward()
+    assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    torch.testing.assert_close(torch.cat([first.y, y], dim=1), exact.y, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(stepped, exact.y, rtol=1e-4, atol=1e-4)
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in core.parameters())
