@@ -42,6 +42,15 @@ class Layers(NamedTuple):
         """The newest inputs that an output depends on, the present one included."""
         return sum(self.lengths) + 1
 
+    def from_old_to_new(self, place: int) -> Tensor:
+        """(Q,), where the queues' inputs, each queue's from old to new, lie in rings that have turned `place` steps."""
+        order = []
+        start = 0
+        for length in self.lengths:
+            order.append(start + (place + torch.arange(length)) % length)
+            start += length
+        return torch.cat(order)
+
 
 class StackWeights(NamedTuple):
     """The weights of the L layers, with K * D columns of a convolution's taps from the furthest back."""
