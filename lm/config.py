@@ -88,9 +88,12 @@ class TaskConfig:
     def problems(self) -> list[str]:
         """What is wrong across fields, each message naming the path of the field."""
         sequences = self.train_sequences + self.validation_sequences + self.test_sequences
-        if sequences * (2 * self.length + (self.symbols or 0)) <= 2**31:
-            return []
-        return [f"data.length: {sequences} sequences of {self.length} symbols are more than is kept in memory"]
+        problems = []
+        if sequences * (2 * self.length + (self.symbols or 0)) > 2**31:
+            problems.append(f"data.length: {sequences} sequences of {self.length} symbols are more than memory holds")
+        if self.task == "sorting" and self.length * (self.symbols or 1) > 2**27:
+            problems.append(f"data.symbols: {self.symbols} in {self.length} are too many to draw and to count")
+        return problems
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -109,7 +109,7 @@ def _open(folder: Path) -> Corpus | None:
         manifest = read_manifest(folder)
         vocabulary = described(manifest["vocabulary"])
         splits = {name: _open_split(folder, name, entry) for name, entry in manifest["splits"].items()}
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         logger.warning("%s: is damaged and prepared anew: %s", folder, error)
         shutil.rmtree(folder)
         return None

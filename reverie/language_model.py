@@ -99,7 +99,7 @@ def generate(
             json.dumps({"run": str(run), "step": trained.step, "prompt": prompt, "text": text, **_likelihood(written)})
         )
         return 0
-    print(raw.decode(errors="replace"), end="", flush=True)
+    print(trained.vocabulary.decode(tokens).decode(errors="replace"), end="", flush=True)
     for text in _texts(writing, trained.vocabulary):
         print(_printable(text) if sys.stdout.isatty() else text, end="", flush=True)
     print()

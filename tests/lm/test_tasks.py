@@ -223,3 +223,9 @@ def test_symbols_are_written_as_numbers() -> None:
     assert vocabulary.decode(np.array([3, 1, 11])) == b"3 1 11 "
     with pytest.raises(InputError, match="--prompt: expected numbers from 0 to 11, got '12'"):
         vocabulary.encode(b"1 12", "--prompt")
+
+
+def test_sizes_that_no_memory_holds_are_refused() -> None:
+    assert small("sorting").problems() == []
+    assert any("more than memory holds" in p for p in small("copy", length=2**20, train_sequences=2000).problems())
+    assert any("too many to draw" in p for p in small("sorting", length=2**20, symbols=1000).problems())
