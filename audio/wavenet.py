@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audio.wavenet_layers import Layers, gated_stack
+from audio.wavenet_layers import Layers, StackWeights, gated_stack
 from memory_cores import CoreOutput, MemoryCore, State
 from memory_cores.validation import at_least, check_call, raise_problems
 
@@ -72,22 +72,21 @@ class WaveNet(MemoryCore):
         product_type = x.dtype
         if torch.is_autocast_enabled(x.device.type):
             product_type = torch.get_autocast_dtype(x.device.type)
-        convolutions, biases, residuals = (
-            [parameter.to(product_type) for parameter in parameters] for parameters in self.stack_parameters()
-        )
+        weights = StackWeights.of_flat([weight.to(product_type) for weight in self.stack_weights().flat()])
         with torch.autocast(x.device.type, enabled=False):
-            gated, queues = gated_stack(x, queues.transpose(0, 1), age, self.layers, convolutions, biases, residuals)
-        y = F.relu(self.output(F.relu(self.skip(gated)))).transpose(0, 1)
+            skips, queues = gated_stack(x, queues.transpose(0, 1), age, self.layers, weights)
+        y = F.relu(self.output(F.relu(skips))).transpose(0, 1)
         return CoreOutput(y, {"queues": queues.transpose(0, 1).contiguous()}, {}, {})
 
-    def stack_parameters(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """L convolutions (2 D, K * D), taps from the furthest back, L biases (2 D,), L - 1 residuals (D, D)."""
+    def stack_weights(self) -> StackWeights:
+        """The weights of the layers."""
         convolutions = [cast(nn.Linear, module) for module in self.convolutions]
-        residuals = [cast(nn.Linear, module) for module in self.residuals]
-        return (
+        return StackWeights(
             [module.weight for module in convolutions],
             [module.bias for module in convolutions],
-            [module.weight for module in residuals],
+            [cast(nn.Linear, module).weight for module in self.residuals],
+            self.skip.weight,
+            self.skip.bias,
         )
 
     def stream(self, batch_size: int) -> WaveNetStream:

@@ -24,8 +24,8 @@ class Layers(NamedTuple):
 
     @property
     def delays(self) -> list[list[int]]:
-        """For each layer the steps that its taps lie back, furthest first, 0 last."""
-        return [[tap * dilation for tap in reversed(range(self.kernel_size))] for dilation in self.dilations]
+        """For each layer the steps that its taps lie back, furthest first, without the present one."""
+        return [[tap * dilation for tap in range(self.kernel_size - 1, 0, -1)] for dilation in self.dilations]
 
     @property
     def lengths(self) -> list[int]:
@@ -43,95 +43,128 @@ class Layers(NamedTuple):
         return sum(self.lengths) + 1
 
 
+class StackWeights(NamedTuple):
+    """The weights of the L layers, with K * D columns of a convolution's taps from the furthest back."""
+
+    convolutions: Sequence[Tensor]
+    """L of (2 D, K * D), the rows of tanh's half first."""
+    biases: Sequence[Tensor]
+    """L of (2 D,)"""
+    residuals: Sequence[Tensor]
+    """L - 1 of (D, D)"""
+    skip: Tensor
+    """(S, L * D)"""
+    skip_bias: Tensor
+    """(S,)"""
+
+    def flat(self) -> list[Tensor]:
+        """All of them in one list."""
+        return [*self.convolutions, *self.biases, *self.residuals, self.skip, self.skip_bias]
+
+    @staticmethod
+    def of_flat(weights: Sequence[Tensor]) -> StackWeights:
+        """Back from the list."""
+        layers = (len(weights) - 1) // 3
+        ends = (layers, 2 * layers, 3 * layers - 1)
+        return StackWeights(weights[: ends[0]], weights[ends[0] : ends[1]], weights[ends[1] : ends[2]], *weights[-2:])
+
+
 def gated_stack(
-    x: Tensor,
-    queues: Tensor,
-    age: Tensor | None,
-    layers: Layers,
-    convolutions: list[Tensor],
-    biases: list[Tensor],
-    residuals: list[Tensor],
+    x: Tensor, queues: Tensor, age: Tensor | None, layers: Layers, weights: StackWeights
 ) -> tuple[Tensor, Tensor]:
-    """Run the stack: x (T, B, D) -> what all layers' gates let through (T, B, L * D), and the queues after it.
+    """Run the stack: x (T, B, D) -> the sum of its skips (T, B, S), and the queues after it.
 
     queues: (Q, B, D), the past inputs of all layers one after the other, each from old to new. age (T, B): the
-    steps since the row's last reset in this call, at least `steps` where there was none; None without resets.
-    convolutions: L of (2 D, K * D), tanh's half first, taps from the furthest back; biases: L of (2 D,);
-    residuals: L - 1 of (D, D). Products are in the weights' type, the sum along the residuals is in x's.
+    steps since the row's last reset in this call, at least the receptive field where there was none; None without
+    resets. Products are in the weights' type, the sum along the residuals is in x's.
     """
-    gated, queues = GatedStack.apply(x, queues, age, layers, *convolutions, *biases, *residuals)
-    return gated, queues
+    skips, queues = GatedStack.apply(x, queues, age, layers, *weights.flat())
+    return skips, queues
 
 
 class GatedStack(torch.autograd.Function):
     """z = tanh(W_f * x) sigmoid(W_g * x); the next layer's input is x + R z (1609.03499, equation 2, figure 4).
 
-    tanh(a) is 2 sigmoid(2 a) - 1, one sigmoid for both halves.
+    tanh(a) is 2 sigmoid(2 a) - 1, one sigmoid for both halves. Each product is added to what it belongs to as it is
+    made, and taps are slices of the layer's input: copies and additions of their own cost as much as the products.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, queues: Tensor, age: Tensor | None, layers: Layers, *weights: Tensor
+        ctx: Any, x: Tensor, queues: Tensor, age: Tensor | None, layers: Layers, *flat: Tensor
     ) -> tuple[Tensor, Tensor]:
         steps, batch, width = x.shape
-        convolutions, biases, residuals = split_weights(layers, weights)
+        weights = StackWeights.of_flat(flat)
         keep = any(ctx.needs_input_grad)
-        saved, outputs, kept_queues = [], [], []
+        inputs, all_gates, outputs, queues_after = [], [], [], []
         for layer, queue in enumerate(torch.split(queues, layers.lengths)):
-            taps = torch.cat([delayed(x, queue, delay, age) for delay in layers.delays[layer]], dim=2)
-            taps = taps.view(steps * batch, -1).to(biases[layer].dtype)
-            kept_queues.append(newest(x, queue, age))
-            gates = torch.addmm(tanh_doubled(biases[layer]), taps, tanh_doubled(convolutions[layer]).t()).sigmoid_()
-            tanh, sigmoid = gates[:, :width], gates[:, width:]
-            tanh.mul_(2).sub_(1)
-            outputs.append(tanh * sigmoid)
-            if layer < len(residuals):
-                x = x + (outputs[layer] @ residuals[layer].t()).view_as(x)
-            saved += [taps, gates] if keep else []
-        gated, queues = torch.cat(outputs, dim=1), torch.cat(kept_queues)
+            queues_after.append(newest(x, queue, age))
+            weight = tanh_doubled(weights.convolutions[layer])
+            present, queue = x.to(weight.dtype), queue.to(weight.dtype)
+            gates = torch.addmm(tanh_doubled(weights.biases[layer]), present.flatten(0, 1), weight[:, -width:].t())
+            for tap, delay in enumerate(layers.delays[layer]):
+                for rows, past in delayed(present, queue, delay, age):
+                    gates[rows].addmm_(past, columns(weight, tap, width).t())
+            gates.sigmoid_()
+            tanh = gates[:, :width].mul_(2).sub_(1)
+            outputs.append(tanh * gates[:, width:])
+            if layer < len(weights.residuals):
+                x = add_product(x.flatten(0, 1), outputs[layer], weights.residuals[layer].t()).view_as(x)
+            if keep:
+                inputs.append(present)
+                all_gates.append(gates)
+        gated = torch.cat(outputs, dim=1)
+        skips = torch.addmm(weights.skip_bias, gated, weights.skip.t()).view(steps, batch, -1)
+        queues_after_all = torch.cat(queues_after)
         if keep:
-            ctx.save_for_backward(gated, age, *weights, *saved)
+            ctx.save_for_backward(queues, age, gated, *flat, *inputs, *all_gates)
             ctx.layers, ctx.dtype = layers, x.dtype
-        ctx.mark_non_differentiable(queues)
-        return gated.view(steps, batch, -1), queues
+        ctx.mark_non_differentiable(queues_after_all)
+        return skips, queues_after_all
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gated_grad: Tensor, queues_grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, skips_grad: Tensor, queues_grad: Tensor) -> tuple[Tensor | None, ...]:
         layers: Layers = ctx.layers
         count = len(layers.dilations)
-        gated, age, *rest = ctx.saved_tensors
-        weights, saved = rest[: 3 * count - 1], rest[3 * count - 1 :]
-        convolutions, _, residuals = split_weights(layers, weights)
-        (steps, batch), width = gated_grad.shape[:2], gated.shape[1] // count
-        gated_grad = gated_grad.reshape(gated.shape)
-        weight_grads: list[Tensor] = [torch.empty(0)] * len(weights)
-        x_grad = gated.new_zeros(steps * batch, width, dtype=ctx.dtype)  # of the layer's output along the residuals
-        for layer in reversed(range(count)):
-            taps, gates = saved[2 * layer : 2 * layer + 2]
+        queues, age, gated, *rest = ctx.saved_tensors
+        flat, inputs, all_gates = rest[: -2 * count], rest[-2 * count : -count], rest[-count:]
+        weights = StackWeights.of_flat(flat)
+        grads = StackWeights.of_flat([torch.empty_like(weight) for weight in flat])
+        steps, batch, width = inputs[0].shape
+        skips_grad = skips_grad.flatten(0, 1)
+        torch.mm(skips_grad.t(), gated, out=grads.skip)
+        torch.sum(skips_grad, 0, out=grads.skip_bias)
+        x_grad = torch.zeros(steps * batch, width, dtype=ctx.dtype, device=gated.device)
+        z_grad, through = (gated.new_empty(steps * batch, width) for _ in range(2))
+        gates_grad = torch.empty_like(all_gates[0])
+        for layer, queue in reversed(list(enumerate(torch.split(queues, layers.lengths)))):
+            present, gates, weight = inputs[layer], all_gates[layer], weights.convolutions[layer]
             tanh, sigmoid = gates[:, :width], gates[:, width:]
-            z, grad = (tensor[:, layer * width : (layer + 1) * width] for tensor in (gated, gated_grad))
-            if layer < len(residuals):
+            z = columns(gated, layer, width)
+            torch.mm(skips_grad, columns(weights.skip, layer, width), out=z_grad)
+            if layer < len(weights.residuals):
                 residual_grad = x_grad.to(z.dtype)
-                weight_grads[2 * count + layer] = residual_grad.t() @ z
-                grad = torch.addmm(grad, residual_grad, residuals[layer])
-            gates_grad = torch.empty_like(gates)
-            through, with_z = grad * sigmoid, grad * z
+                torch.mm(residual_grad.t(), z, out=grads.residuals[layer])
+                z_grad.addmm_(residual_grad, weights.residuals[layer])
+            torch.mul(z_grad, sigmoid, out=through)
             torch.addcmul(through, through * tanh, tanh, value=-1, out=gates_grad[:, :width])
-            torch.addcmul(with_z, with_z, sigmoid, value=-1, out=gates_grad[:, width:])
-            weight_grads[layer] = gates_grad.t() @ taps
-            weight_grads[count + layer] = gates_grad.sum(0)
-            taps_grad = (gates_grad @ convolutions[layer]).view(steps, batch, layers.kernel_size, width)
-            add_undelayed(x_grad.view(steps, batch, width), taps_grad, layers.delays[layer], age)
-        return x_grad.view(steps, batch, width), None, None, None, *weight_grads
+            torch.mul(z_grad, z, out=through)
+            torch.addcmul(through, through, sigmoid, value=-1, out=gates_grad[:, width:])
+            torch.sum(gates_grad, 0, out=grads.biases[layer])
+            torch.mm(gates_grad.t(), present.flatten(0, 1), out=grads.convolutions[layer][:, -width:])
+            x_grad = add_product(x_grad, gates_grad, weight[:, -width:])
+            for tap, delay in enumerate(layers.delays[layer]):
+                weight_grad = columns(grads.convolutions[layer], tap, width).zero_()
+                for rows, past in delayed(present, queue.to(present.dtype), delay, age):
+                    weight_grad.addmm_(gates_grad[rows].t(), past)
+                add_undelayed(x_grad, gates_grad, columns(weight, tap, width), delay, batch, age)
+        return x_grad.view(steps, batch, width), None, None, None, *grads.flat()
 
 
-def split_weights(
-    layers: Layers, weights: Sequence[Tensor]
-) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-    """The convolutions, their biases and the residual projections."""
-    count = len(layers.dilations)
-    return weights[:count], weights[count : 2 * count], weights[2 * count :]
+def columns(matrix: Tensor, block: int, width: int) -> Tensor:
+    """A block of so many columns."""
+    return matrix[:, block * width : (block + 1) * width]
 
 
 def tanh_doubled(weight: Tensor) -> Tensor:
@@ -141,14 +174,24 @@ def tanh_doubled(weight: Tensor) -> Tensor:
     return doubled
 
 
-def delayed(x: Tensor, queue: Tensor, delay: int, age: Tensor | None) -> Tensor:
-    """x (T, B, D) as it was `delay` steps ago, from the queue (n, B, D) before that, zero from before a reset."""
-    if delay == 0:
-        return x
-    steps = len(x)
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """total + left @ right, in one call where the types are one."""
+    return torch.addmm(total, left, right) if total.dtype == left.dtype else total + left @ right
+
+
+def delayed(x: Tensor, queue: Tensor, delay: int, age: Tensor | None) -> list[tuple[slice, Tensor]]:
+    """What the inputs x (T, B, D) were `delay` steps ago, zero from before a reset: rows of N, and their past.
+
+    First those whose past lies in the queue (n, B, D), then those whose past lies in x.
+    """
+    steps, batch, _ = x.shape
     start = len(queue) - delay
-    tap = torch.cat([queue[start : start + steps], x[: max(steps - delay, 0)]])
-    return tap if age is None else tap.masked_fill_((age < delay)[..., None], 0.0)
+    pieces = [queue[start : start + steps], x[: max(steps - delay, 0)]]
+    if age is not None:
+        after_reset = torch.split(age >= delay, [len(piece) for piece in pieces])
+        pieces = [torch.where(kept[..., None], piece, 0.0) for kept, piece in zip(after_reset, pieces, strict=True)]
+    rows = [slice(0, delay * batch), slice(delay * batch, None)]
+    return [(row, piece.flatten(0, 1)) for row, piece in zip(rows, pieces, strict=True) if len(piece)]
 
 
 def newest(x: Tensor, queue: Tensor, age: Tensor | None) -> Tensor:
@@ -161,11 +204,18 @@ def newest(x: Tensor, queue: Tensor, age: Tensor | None) -> Tensor:
     return after.masked_fill_((age[-1] < back[:, None])[..., None], 0.0)
 
 
-def add_undelayed(x_grad: Tensor, taps_grad: Tensor, delays: list[int], age: Tensor | None) -> None:
-    """Add the gradient of a layer's taps (T, B, K, D) to that of its input (T, B, D), each at its own step."""
-    for tap, delay in enumerate(delays):
-        if delay < len(taps_grad):
-            grad = taps_grad[delay:, :, tap]
-            if age is not None:
-                grad = grad.masked_fill((age[delay:] < delay)[..., None], 0.0)
-            x_grad[: len(grad)] += grad
+def add_undelayed(
+    x_grad: Tensor, gates_grad: Tensor, weight: Tensor, delay: int, batch: int, age: Tensor | None
+) -> None:
+    """Add to the gradient of x (N, D) what reaches it through gates (N, 2 D) `delay` steps later."""
+    shift = delay * batch
+    if shift >= len(x_grad):
+        return
+    reached, grad = x_grad[:-shift], gates_grad[shift:]
+    if age is None and reached.dtype == grad.dtype:
+        reached.addmm_(grad, weight)
+        return
+    product = grad @ weight
+    if age is not None:
+        product.masked_fill_((age[delay:] < delay).view(-1, 1), 0.0)
+    reached += product

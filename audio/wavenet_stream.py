@@ -80,7 +80,7 @@ class WaveNetStream(Stream):
         found = []
         start = 0
         for length, delays in zip(self.core.layers.lengths, self.core.layers.delays, strict=True):
-            found.append([start + (self.place - delay) % length for delay in delays[:-1]])
+            found.append([start + (self.place - delay) % length for delay in delays])
             start += length
         return found
 
@@ -126,14 +126,14 @@ class StackedWeights(NamedTuple):
 
 def stacked_weights(core: WaveNet) -> StackedWeights:
     """Copies of the weights a core has now."""
-    convolutions, biases, residuals = core.stack_parameters()
-    skip = core.skip.weight.view(-1, len(biases), core.d_model)  # (S, L, D)
+    layers = core.stack_weights()
+    skip = layers.skip.view(-1, len(layers.biases), core.d_model)  # (S, L, D)
     weights = StackedWeights(
-        torch.stack(convolutions),
-        torch.stack(biases),
-        torch.stack(residuals) if residuals else skip.new_zeros(0, core.d_model, core.d_model),
+        torch.stack(list(layers.convolutions)),
+        torch.stack(list(layers.biases)),
+        torch.stack(list(layers.residuals)) if layers.residuals else skip.new_zeros(0, core.d_model, core.d_model),
         skip.transpose(0, 1).clone(memory_format=torch.contiguous_format),
-        core.skip.bias.clone(),
+        layers.skip_bias.clone(),
         core.output.weight.clone(),
         core.output.bias.clone(),
     )
