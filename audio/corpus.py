@@ -82,6 +82,7 @@ def prepare(config: DataConfig, gain: float | None = None) -> AudioCorpus:
     if manifest is None:
         raise InputError(f"{folder}: what was just written there cannot be read back")
     _report_skipped(manifest["skipped"], len(sources), config.strict)
+    _warn_of_shared_clips(sources, digests)
     splits = {name: _split(folder, name, entry) for name, entry in manifest["splits"].items()}
     identity = [manifest["splits"], manifest["rate"], manifest["gain"], manifest["quantiser"]]
     sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
@@ -253,6 +254,15 @@ def _report_skipped(skipped: Sequence[Mapping[str, str]], total: int, strict: bo
         raise InputError(_listing(skipped, total))
     if skipped:
         logger.warning("%s", _listing(skipped, total))
+
+
+def _warn_of_shared_clips(sources: Sequence[Source], digests: Sequence[str]) -> None:
+    """A clip that is trained on and held out makes every figure too good."""
+    trained = {digest for source, digest in zip(sources, digests, strict=True) if source.split == "train"}
+    shared = [s for s, digest in zip(sources, digests, strict=True) if s.split != "train" and digest in trained]
+    usable = [source for source in shared if source.path.is_file()]
+    if usable:
+        logger.warning("%d held-out clips are in train too, %s the first", len(usable), usable[0].path)
 
 
 def _listing(skipped: Sequence[Mapping[str, str]], total: int | None = None) -> str:

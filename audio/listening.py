@@ -155,6 +155,7 @@ def log_mel_picture(rows: Sequence[Sequence[HeardClip]], rate: int) -> NDArray[n
     from matplotlib.figure import Figure
 
     window = 2 ** round(math.log2(rate * 0.04))
+    bands = min(40, window // 6)  # more would leave some without a frequency
     spectra = [
         [
             librosa.feature.melspectrogram(
@@ -162,7 +163,7 @@ def log_mel_picture(rows: Sequence[Sequence[HeardClip]], rate: int) -> NDArray[n
                 sr=rate,
                 n_fft=window,
                 hop_length=window // 4,
-                n_mels=40,
+                n_mels=bands,
             )
             for clip in row
         ]
@@ -176,7 +177,7 @@ def log_mel_picture(rows: Sequence[Sequence[HeardClip]], rate: int) -> NDArray[n
         for column, (clip, spectrum) in enumerate(zip(clips, row, strict=True)):
             panel = figure.add_subplot(len(rows), columns, place * columns + column + 1)
             decibels = 10 * np.log10(np.maximum(spectrum / loudest, 1e-8))
-            extent = (0.0, len(clip.samples) / rate, 0.0, 40.0)
+            extent = (0.0, len(clip.samples) / rate, 0.0, float(bands))
             panel.imshow(decibels, origin="lower", aspect="auto", vmin=-80, vmax=0, extent=extent)
             panel.set_title(clip.name, fontsize=8)
             panel.tick_params(labelsize=7)

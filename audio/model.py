@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 import memory_cores
 from audio.config import ModelConfig
 from audio.logistic_mixture import LogisticMixture, from_parameters
+from audio.mu_law import MU
 from audio.quantiser import Quantiser
 from lm.config import CoreConfig
 from lm.model import IGNORED, FrontEnd, Head, LanguageModel, Sampling
@@ -33,10 +36,11 @@ class WaveformFrontEnd(FrontEnd):
 
     def forward(self, inputs: Tensor, reset: Tensor | None) -> Tensor:
         x = (2 * inputs / (self.levels - 1) - 1).to(self.expand.weight.dtype)
-        companded = x.sign() * torch.log1p(255 * x.abs()) / 5.545
-        hidden: Tensor = self.project(F.silu(self.expand(torch.stack([x, companded], dim=-1))))
+        companded = x.sign() * torch.log1p(MU * x.abs()) / math.log1p(MU)
+        with full_precision(x):
+            hidden: Tensor = self.project(F.silu(self.expand(torch.stack([x, companded], dim=-1))))
         if reset is not None:
-            hidden = torch.where(reset[..., None], self.beginning.to(hidden.dtype), hidden)
+            hidden = torch.where(reset[..., None], self.beginning, hidden)
         dropped: Tensor = self.dropout(hidden)
         return dropped
 
@@ -58,7 +62,9 @@ class LogisticMixtureHead(Head):
 
     def mixture(self, y: Tensor) -> LogisticMixture:
         """The distribution of the next level, from core outputs (..., D)."""
-        return from_parameters(self.linear(self.dropout(self.norm(y))), self.levels)
+        with full_precision(y):
+            y = self.norm(y.to(self.linear.weight.dtype))
+            return from_parameters(self.linear(self.dropout(y)), self.levels)
 
     def losses(self, y: Tensor, targets: Tensor) -> Tensor:
         ignored = targets == IGNORED
@@ -72,6 +78,11 @@ class LogisticMixtureHead(Head):
         return LogisticMixture(logits.cpu(), means.cpu(), log_scales.cpu(), levels).sample(
             sampling.temperature, generator
         )
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """No autocast: bfloat16 tells apart 256 values of a sample, not 65,536."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def make_model(quantiser: Quantiser, core: CoreConfig, model: ModelConfig) -> LanguageModel:

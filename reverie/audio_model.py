@@ -108,9 +108,9 @@ def generate(
     A file holds the prompt and what was written after it. With `as_json`, one JSON object is printed instead.
     """
     config = _experiment(run, overrides)
-    if config.data.quantiser == "logistic_16" and (sampling.top_k is not None or sampling.top_p < 1):
-        raise UserError(f"{run}: --top-k, --top-p: for models of codes only; this one has a density")
     trained = _trained(run)
+    if trained.quantiser["name"] == "logistic_16" and (sampling.top_k is not None or sampling.top_p < 1):
+        raise UserError(f"{run}: --top-k, --top-p: for models of codes only; this one has a density")
     quantiser = QUANTISERS[trained.quantiser["name"]]
     rate, gain = int(trained.quantiser["rate"]), float(trained.quantiser["gain"])
     torch.set_num_threads(config.train.num_threads)

@@ -143,6 +143,14 @@ def test_silence_and_clips_of_one_sample_are_defined(clips: Path) -> None:
     assert set(np.asarray(prepare(config(clips, gain=1.0)).splits["train"].tokens).tolist()) == {128}
 
 
+def test_a_held_out_clip_that_is_in_train_is_pointed_out(clips: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prepare(config(clips))
+    assert "in train too" not in caplog.text
+    (clips / "test" / "again.wav").write_bytes((clips / "train" / "1.wav").read_bytes())
+    prepare(config(clips))
+    assert f"1 held-out clips are in train too, {clips / 'test' / 'again.wav'} the first" in caplog.text
+
+
 def test_samples_beyond_full_scale_are_counted(clips: Path, caplog: pytest.LogCaptureFixture) -> None:
     prepare(config(clips, gain=4.0))
     assert "are beyond full scale under the gain 4" in caplog.text

@@ -159,6 +159,9 @@ def test_a_trained_model_writes_sound(config: str, quantiser: str, capsys: pytes
     error = 0.05 if quantiser == "mu_law_256" else 1e-3
     assert abs(clips[0].samples[: len(prompt)] - prompt).max() < error, "the prompt is heard as it was recorded"
     assert (clips[0].samples != clips[1].samples).any()
+    filtered = main(["generate", "runs/run", "--seconds", "0.005", "--top-k", "3", "--output", "other"])
+    assert filtered == (0 if quantiser == "mu_law_256" else 2)
+    capsys.readouterr()
     assert main(["generate", "runs/run", "--seconds", "0.005", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["samples"] == 40
