@@ -49,7 +49,7 @@ class Acting:
             self.version = version
         self.core_state = {name: tensor.numpy() for name, tensor in self.stream.state().items()}
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         """Actions (B, ...) on the entries of B rows, and their log-probabilities (B,)."""
         observation = {name: torch.from_numpy(leaf) for name, leaf in entry.observation.items()}
