@@ -158,7 +158,7 @@ def test_actors_faster_than_the_learner_wait_at_their_bound(make_trainer: Callab
     assert int(Path(f"/proc/{pid}/stat").read_text().split()[13]) - int(before[1]) < 20
 
 
-@pytest.mark.parametrize("how", ["meddles", "exits", "forks"])
+@pytest.mark.parametrize("how", ["meddles", "exits", "starts_a_child"])
 def test_what_an_environment_does_to_its_process_stays_there(
     make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,7 +168,7 @@ def test_what_an_environment_does_to_its_process_stays_there(
     assert metrics["actors/restarts"] == (how == "exits")
     assert (os.getcwd(), signal.getsignal(signal.SIGTERM)) == (folder, handler)
     assert "shouting" not in capfd.readouterr().out
-    if how == "forks":
+    if how == "starts_a_child":
         child = int((tmp_path / "child").read_text())
         assert child in descendants(os.getpid())
         os.kill(parent(child), signal.SIGKILL)
