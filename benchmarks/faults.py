@@ -90,7 +90,7 @@ def kill_inference() -> None:
 
 
 def ending(name: str, victim: bytes | None, number: int = signal.SIGKILL) -> None:
-    """Send a signal to a part of a run of the command line (None is the learner); print how long until all has ended."""
+    """Send a signal to a part of a run of the command line (None: the learner); print how long until all has ended."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = [
             *(sys.executable, "-m", "reverie", "train", "rl/tmaze_lstm", f"run.root={folder}", "run.name=run"),
