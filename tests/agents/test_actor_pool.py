@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -195,6 +198,19 @@ def test_every_port_is_on_the_loopback_address_and_the_token_is_private(ray: Any
     assert found <= LOOPBACK
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
     assert token.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("token", ["", "f" * 64], ids=["no token", "a wrong token"])
+def test_a_connection_without_the_token_is_rejected(ray: Any, tmp_path: Path, token: str) -> None:
+    address = ray.get_runtime_context().gcs_address
+    ask = f"from ray._raylet import GcsClient; print(GcsClient(address={address!r}).internal_kv_keys(b''))"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+    environment |= {"HOME": str(tmp_path)}
+    asked = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, timeout=60)
+    assert asked.returncode != 0
+    assert re.search("[Uu]nauthenticated|InvalidAuthToken|[Aa]uthentication", asked.stderr), asked.stderr
+    assert ray.is_initialized()
 
 
 def same_unrolls(one: Any, two: Any) -> None:
