@@ -106,7 +106,7 @@ class Chaos(threading.Thread):
     def kill(self) -> None:
         """An actor, or, every other time, a node."""
         if len(self.kills) % 2:
-            node = self.random.choice(self.cluster.worker_nodes)
+            node = self.random.choice(sorted(self.cluster.worker_nodes, key=lambda node: node.node_id))
             self.kills.append((time.monotonic(), "node"))
             self.cluster.remove_node(node, allow_graceful=False)
             self.cluster.add_node(num_cpus=2)
@@ -168,8 +168,8 @@ def main() -> None:
     wait_until(lambda: not descendants(os.getpid()), 20)
     left = descendants(os.getpid())
     print(f"processes left: {len(left)}; ports left: {len(listening([os.getpid(), *left]))}")
-    files = sorted(set(os.listdir(tempfile.gettempdir())) - before)
-    print(f"in {tempfile.gettempdir()}: {files}; lock file empty: {not (folder / 'lock').read_text()}")
+    files = sorted(name for name in {*os.listdir(tempfile.gettempdir())} - before if name.startswith("reverie"))
+    print(f"files left in {tempfile.gettempdir()}: {files}; lock file empty: {not (folder / 'lock').read_text()}")
     print(f"run folder: {sorted(path.name for path in folder.iterdir())} in {root}")
 
 

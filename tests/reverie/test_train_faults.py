@@ -83,7 +83,7 @@ def test_a_killed_learner_takes_its_processes_along_and_a_stopped_one_keeps_no_s
     start: Callable[..., Run],
 ) -> None:
     run = start("agent.num_learners=2", "agent.batch_size=8")
-    assert wait_until(run.has_saved, 120)
+    assert wait_until(run.has_saved, 300)
     below = run.below
     assert actor_pids(run.process.pid)
     run.process.kill()
@@ -95,7 +95,7 @@ def test_a_killed_learner_takes_its_processes_along_and_a_stopped_one_keeps_no_s
 
     # One learner fewer is no hindrance to a resume.
     resumed = start("--resume")
-    assert wait_until(lambda: "resumed from" in resumed.log.read_text(), 120)
+    assert wait_until(lambda: "resumed from" in resumed.log.read_text(), 300)
     time.sleep(1.0)
     below = resumed.below
     resumed.process.send_signal(signal.SIGTERM)
@@ -113,7 +113,7 @@ def test_a_killed_learner_takes_its_processes_along_and_a_stopped_one_keeps_no_s
 @pytest.mark.parametrize("service", [b"raylet/raylet", b"gcs_server"], ids=["raylet", "gcs"])
 def test_a_run_whose_ray_dies_ends_in_time_with_its_checkpoint_whole(start: Callable[..., Run], service: bytes) -> None:
     run = start()
-    assert wait_until(run.has_saved, 120)
+    assert wait_until(run.has_saved, 300)
     (pid,) = [p for p in run.below if service in command_line(p).split(b"\0")[0]]
     os.kill(pid, signal.SIGKILL)
     assert run.process.wait(90) not in (0, None)
