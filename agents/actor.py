@@ -56,8 +56,11 @@ class Acting:
         x = self.policy.embed(observation, torch.from_numpy(entry.last_action), torch.from_numpy(entry.last_reward))
         parameters, _ = self.policy.heads(self.stream.step(x, torch.from_numpy(entry.reset)))
         distribution = self.policy.distribution
-        action = distribution.mode(parameters) if self.greedy else distribution.sample(parameters, self.generator)
-        return action.numpy(), distribution.log_prob(parameters, action).numpy()
+        if self.greedy:
+            action = distribution.mode(parameters)
+            return action.numpy(), distribution.log_prob(parameters, action).numpy()
+        action, log_probs = distribution.sample_with_log_prob(parameters, self.generator)
+        return action.numpy(), log_probs.numpy()
 
 
 class ActsOnEntries(Protocol):
