@@ -49,15 +49,18 @@ class Acting:
             self.version = version
         self.core_state = {name: tensor.numpy() for name, tensor in self.stream.state().items()}
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         """Actions (B, ...) on the entries of B rows, and their log-probabilities (B,)."""
         observation = {name: torch.from_numpy(leaf) for name, leaf in entry.observation.items()}
         x = self.policy.embed(observation, torch.from_numpy(entry.last_action), torch.from_numpy(entry.last_reward))
         parameters, _ = self.policy.heads(self.stream.step(x, torch.from_numpy(entry.reset)))
         distribution = self.policy.distribution
-        action = distribution.mode(parameters) if self.greedy else distribution.sample(parameters, self.generator)
-        return action.numpy(), distribution.log_prob(parameters, action).numpy()
+        if self.greedy:
+            action = distribution.mode(parameters)
+            return action.numpy(), distribution.log_prob(parameters, action).numpy()
+        action, log_probs = distribution.sample_with_log_prob(parameters, self.generator)
+        return action.numpy(), log_probs.numpy()
 
 
 class ActsOnEntries(Protocol):

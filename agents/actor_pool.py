@@ -193,7 +193,7 @@ class ActorPool:
 
     def _failed(self, slot: Slot, error: Exception) -> None:
         # An actor's own death comes as such; that of the inference process as the cause of an error in the actor.
-        if isinstance(getattr(error, "cause", None), self.ray.exceptions.RayError):
+        if self.server is not None and isinstance(getattr(error, "cause", None), self.ray.exceptions.RayError):
             self._restart_server(error)
         else:
             self._replace(slot, error)

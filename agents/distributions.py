@@ -32,6 +32,11 @@ class ActionDistribution(nn.Module, ABC):
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
         """Log-probability (or density) of the actions, (...)."""
 
+    def sample_with_log_prob(self, parameters: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What `sample` draws, and its `log_prob`."""
+        action = self.sample(parameters, generator)
+        return action, self.log_prob(parameters, action)
+
     @abstractmethod
     def entropy(self, parameters: Tensor) -> Tensor:
         """Entropy in nats, (...)."""
@@ -64,21 +69,26 @@ class Categorical(ActionDistribution):
         return action[..., None] if self.scalar else action
 
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        return self.sample_with_log_prob(parameters, generator)[0]
+
+    def sample_with_log_prob(self, parameters: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        log_softmaxes = self._log_softmaxes(parameters)
         # argmax p / Exp(1) is a draw from p.
-        return self._to_action(
-            [
-                (log_p.exp() / torch.empty_like(log_p).exponential_(generator=generator)).argmax(dim=-1)
-                for log_p in self._log_softmaxes(parameters)
-            ]
-        )
+        choices = [
+            (log_p.exp() / torch.empty_like(log_p).exponential_(generator=generator)).argmax(dim=-1)
+            for log_p in log_softmaxes
+        ]
+        return self._to_action(choices), self._log_prob(log_softmaxes, choices)
 
     def mode(self, parameters: Tensor) -> Tensor:
         return self._to_action([part.argmax(dim=-1) for part in torch.split(parameters, self.sizes, dim=-1)])
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
-        choices = self._to_choices(action).unsqueeze(-1).unbind(dim=-2)
-        parts = zip(self._log_softmaxes(parameters), choices, strict=True)
-        return torch.cat([log_p.gather(-1, choice) for log_p, choice in parts], dim=-1).sum(dim=-1)
+        return self._log_prob(self._log_softmaxes(parameters), list(self._to_choices(action).unbind(dim=-1)))
+
+    def _log_prob(self, log_softmaxes: list[Tensor], choices: list[Tensor]) -> Tensor:
+        parts = zip(log_softmaxes, choices, strict=True)
+        return torch.cat([log_p.gather(-1, choice[..., None]) for log_p, choice in parts], dim=-1).sum(dim=-1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
         # exp(-inf) * -inf is NaN where a probability underflows: those terms are zero.

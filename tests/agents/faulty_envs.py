@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,10 @@ class Rude(RandomEpisodes):
         if self.first_time():
             os._exit(3)
 
-    def forks(self) -> None:
+    def starts_a_child(self) -> None:
         if self.first_time():
-            pid = os.fork()
-            if pid == 0:
-                time.sleep(600)
-                os._exit(0)
-            (self.folder / "child").write_text(str(pid))
+            child = subprocess.Popen(["sleep", "600"])
+            (self.folder / "child").write_text(str(child.pid))
 
     def meddles(self) -> None:
         os.write(1, b"shouting\n" * 1_000_000)

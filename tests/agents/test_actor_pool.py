@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,7 +161,7 @@ def test_actors_faster_than_the_learner_wait_at_their_bound(make_trainer: Callab
     assert int(Path(f"/proc/{pid}/stat").read_text().split()[13]) - int(before[1]) < 20
 
 
-@pytest.mark.parametrize("how", ["meddles", "exits", "forks"])
+@pytest.mark.parametrize("how", ["meddles", "exits", "starts_a_child"])
 def test_what_an_environment_does_to_its_process_stays_there(
     make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,7 +171,7 @@ def test_what_an_environment_does_to_its_process_stays_there(
     assert metrics["actors/restarts"] == (how == "exits")
     assert (os.getcwd(), signal.getsignal(signal.SIGTERM)) == (folder, handler)
     assert "shouting" not in capfd.readouterr().out
-    if how == "forks":
+    if how == "starts_a_child":
         child = int((tmp_path / "child").read_text())
         assert child in descendants(os.getpid())
         os.kill(parent(child), signal.SIGKILL)
@@ -195,6 +198,19 @@ def test_every_port_is_on_the_loopback_address_and_the_token_is_private(ray: Any
     assert found <= LOOPBACK
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
     assert token.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("token", ["", "f" * 64], ids=["no token", "a wrong token"])
+def test_a_connection_without_the_token_is_rejected(ray: Any, tmp_path: Path, token: str) -> None:
+    address = ray.get_runtime_context().gcs_address
+    ask = f"from ray._raylet import GcsClient; print(GcsClient(address={address!r}).internal_kv_keys(b''))"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+    environment |= {"HOME": str(tmp_path)}
+    asked = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, timeout=60)
+    assert asked.returncode != 0
+    assert re.search("[Uu]nauthenticated|InvalidAuthToken|[Aa]uthentication", asked.stderr), asked.stderr
+    assert ray.is_initialized()
 
 
 def same_unrolls(one: Any, two: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from agents.config import ExperimentConfig
 from agents.learner import TrainingError
+from agents.learners import summing
 from agents.trainer import ImpalaTrainer
 from tests.agents.processes import LOOPBACK, descendants, listening, wait_until
 from tests.equality import same
@@ -62,9 +63,11 @@ def test_two_learners_make_the_update_of_one_stay_equal_and_end_with_their_cause
 
 
 def test_a_learner_that_hangs_ends_the_run(make_config: MakeConfig) -> None:
-    trainer = ImpalaTrainer(make_config(RANDOM_EPISODES, num_learners=2, batch_size=8, unroll_deadline=2.0))
+    trainer = ImpalaTrainer(make_config(RANDOM_EPISODES, num_learners=2, batch_size=8))
     try:
         trainer.update()
+        impatient = make_config(RANDOM_EPISODES, num_learners=2, batch_size=8, unroll_deadline=0.5)
+        trainer.learner.sum_over_learners = summing(impatient)
         (peer,) = trainer.learners.peers
         assert peer.pid is not None
         os.kill(peer.pid, signal.SIGSTOP)
