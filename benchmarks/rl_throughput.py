@@ -57,16 +57,19 @@ task, warm_up, seconds = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 
 
 class Counter(AlgoObserver):
-    first = None
+    began = None
 
     def on_training_step(self, runner, iteration):
         now, steps = time.monotonic(), runner.total_env_steps_since_resume or 0
-        if steps and self.first is None:
-            self.began = now
+        if self.began is None:
+            if steps:
+                self.began = now
+        elif now - self.began < warm_up:
             self.first = (now, steps)
-        if self.first and now - self.began < warm_up:
-            self.first = (now, steps)
-        self.last = (now, steps)
+        elif now - self.first[0] < seconds:
+            self.last = (now, steps)
+        else:
+            runner.cfg.train_for_env_steps = 0  # its limit of seconds does not end it
 
 
 def make_env(name, cfg, env_config, render_mode=None):
@@ -197,7 +200,6 @@ def measure_sample_factory(task: str, envs_per_worker: int, seconds: float, inte
             "rnn_size": 128,
             "normalize_input": False,
             "normalize_returns": False,
-            "train_for_seconds": int(WARM_UP + seconds + 10),
             "save_every_sec": 10**6,
         }
         command = [interpreter, str(driver), task, str(WARM_UP), str(seconds)]
