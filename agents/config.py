@@ -20,7 +20,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True, config=STRICT)
 class EnvConfig:
-    """Which environment: a Gymnasium id (`module:Name-v0` imports the module first) and its keyword arguments."""
+    """Which environment: a Gymnasium id (`module:Name-v0` imports the module first) and its keyword arguments, among
+    them "wrappers" as `envs.make` takes them."""
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
     kwargs: dict[str, Any] = field(default_factory=dict)

@@ -7,6 +7,9 @@ RLlib keeps the STATE_OUT of every step and sends it to the learner, which reads
 the memory stays on the env runner, in one stream over its environments, and STATE_OUT is a `Place`: which step of
 which row of the stream. The callback `SequenceStates` puts the state itself only into the places a sequence can start
 from, one in `max_seq_len` steps and the last of each sample.
+
+Of the three algorithms PPO values the end of a sample by what may follow. IMPALA and APPO of Ray 2.60 run V-trace over
+the artificial step that carries this value, where it cancels out: to them the end of a sample is the end of an episode.
 """
 
 from __future__ import annotations
@@ -217,6 +220,8 @@ class RunnerStream:
         self.id = -1
         self.versions: list[int] = []
         """Of the parameters, which torch counts up at every change."""
+        self.state: State = {}
+        """Of the stream after the last step, once asked for."""
 
     def step(self, x: Tensor, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """x (B, D), places (B,) as the last step left them -> y (B, D) and the phases (B,) of this step."""
@@ -228,6 +233,7 @@ class RunnerStream:
             self.versions = versions
         phase = self.phase
         y = self.stream.step(x, torch.tensor([place.is_start for place in places], device=x.device))
+        self.state = {}
         self.steps += 1
         self.phase = (phase + 1) % self.core.period
         return y, torch.full((len(places),), phase)
@@ -260,11 +266,11 @@ class RunnerStream:
 
     def keep(self, places: Sequence[Place]) -> None:
         """Put the state into each of `places` at which the stream stands."""
-        here = [p for p in places if not p.is_start and p.state is None and self.is_here(p.row, p)]
-        if here:
-            state = self.stream.state()
-            for place in here:
-                place.state = {name: tensor[place.row].cpu().numpy().copy() for name, tensor in state.items()}
+        for place in places:
+            if place.state is None and not place.is_start and self.is_here(place.row, place):
+                if not self.state:
+                    self.state = self.stream.state()
+                place.state = {name: tensor[place.row].cpu().numpy().copy() for name, tensor in self.state.items()}
 
 
 class MemoryModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, InferenceOnlyAPI):
@@ -272,7 +278,9 @@ class MemoryModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, InferenceO
 
     Observations: Box, Discrete, MultiDiscrete and Dict and Tuple of them; actions: Discrete, MultiDiscrete, Box. Last
     actions and rewards become inputs by RLlib's env-to-module connector `PrevActionsPrevRewards`.
-    Padded steps stand at the ends of sequences, where a causal core keeps them from all others.
+    Padded steps stand at the ends of sequences, where a causal core keeps them from all others. The losses of a core,
+    which RLlib's learners do not know, are trained with weight 1 beside theirs.
+    To act without RLlib's env runner, start with STATE_IN {"place": np.array([START] * rows)} and pass on STATE_OUT.
     """
 
     observation_space: gym.Space[Any]

@@ -39,7 +39,7 @@ def make(env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | N
     """
     arguments = dict(kwargs or {})
     chosen = arguments.pop("wrappers", [])
-    wrappers = _one_hot_view(env_id)
+    wrappers = _wrappers_of_extra(env_id)
     try:
         wrappers += _gymnasium_wrappers(chosen)
         # An environment that cannot be drawn need not have a render_mode to set.
@@ -56,8 +56,8 @@ def make(env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | N
     return env
 
 
-def _one_hot_view(env_id: str) -> list[Wrapping]:
-    """The wrapper of MiniGrid environments, none for others; imports the module that registers an extra's ids."""
+def _wrappers_of_extra(env_id: str) -> list[Wrapping]:
+    """Import the module that registers the ids of an extra; its wrappers, which only MiniGrid has."""
     for prefix, (extra, module) in EXTRAS.items():
         if env_id.startswith(prefix):
             try:

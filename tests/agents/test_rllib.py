@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 
 import memory_cores
+from agents.cluster import start_ray
 from tests.agents.conftest import SMALL_CORES
 
 with warnings.catch_warnings():
@@ -112,15 +113,18 @@ def log_prob_errors(learner: Any, batch: dict[str, Any]) -> torch.Tensor:
     return (log_probs - batch[Columns.ACTION_LOGP])[taken].abs()
 
 
-@pytest.mark.parametrize("core", memory_cores.names())
-@pytest.mark.parametrize("state_every_step", [False, True])
+@pytest.mark.parametrize(
+    ("core", "state_every_step"), [(core, False) for core in memory_cores.names()] + [("compressive", True)]
+)
 def test_acting_is_learning(core: str, state_every_step: bool) -> None:
+    """Episodes that end within sequences, sequences that start within episodes, samples that cut both."""
     callbacks = None if state_every_step else SequenceStates
     config = make_config(core, state_every_step=state_every_step, callbacks=callbacks)
     runner = make_runner(config)
+    learner = make_learner(config, runner)
     for seed in (2, 3):
+        learner.module[DEFAULT_MODULE_ID].set_state(runner.module.get_state())
         episodes = runner.sample() + runner.sample()
-        learner = make_learner(config, runner)
         steps = sum(len(episode) for episode in episodes)
         starts = [episode.t_started for episode in episodes]
         batch = train_batch(learner, episodes)
@@ -129,9 +133,8 @@ def test_acting_is_learning(core: str, state_every_step: bool) -> None:
         assert max(starts) > 0
         assert errors.max() < 1e-4
         perturb(runner.module, seed)  # the stream must notice
-        learner = make_learner(config, runner)
-        changed = log_prob_errors(learner, batch)
-        assert changed.max() > 1e-2
+        learner.module[DEFAULT_MODULE_ID].set_state(runner.module.get_state())
+        assert log_prob_errors(learner, batch).max() > 1e-2
 
 
 @pytest.mark.parametrize("core", memory_cores.names())
@@ -265,3 +268,49 @@ def test_impossible_modules_are_refused(arguments: dict[str, Any], message: str)
 def test_an_action_space_without_a_distribution_is_named() -> None:
     with pytest.raises(ValueError, match=r"action space .*MultiBinary"):
         make_module("lstm", spaces.Box(-1, 1, (3,)), spaces.MultiBinary(3))
+
+
+def test_rllibs_ppo_learns_to_remember() -> None:
+    config = (
+        make_config("lstm", env=Recall, env_config={}, fragment=64, max_seq_len=4)
+        .env_runners(num_envs_per_env_runner=8)
+        .training(
+            train_batch_size_per_learner=512,
+            minibatch_size=32,
+            num_epochs=4,
+            lr=3e-3,
+            gamma=0.95,
+            entropy_coeff=0.01,
+            use_kl_loss=False,
+            vf_clip_param=10.0,
+        )
+    )
+    start_ray(1)
+    algorithm = config.build_algo()
+    try:
+        returns = [algorithm.train()["env_runners"]["episode_return_mean"]]
+        while returns[-1] < 0.8 and len(returns) < 30:
+            returns.append(algorithm.train()["env_runners"]["episode_return_mean"])
+    finally:
+        algorithm.stop()
+    assert returns[0] < 0.5
+    assert returns[-1] >= 0.8
+
+
+@pytest.mark.parametrize(("algorithm", "core"), [("appo", "transformer_xl"), ("impala", "compressive")])
+def test_asynchronous_algorithms_update(algorithm: str, core: str) -> None:
+    config = make_config(core, algorithm, fragment=12).training(train_batch_size_per_learner=72, lr=1e-3)
+    config = config.env_runners(num_env_runners=1).reporting(min_time_s_per_iteration=0)
+    start_ray(1)
+    built = config.build_algo()
+    try:
+        module = built.get_module()
+        before = {name: p.detach().clone() for name, p in module.named_parameters()}
+        result: dict[str, Any] = {}
+        while "learners" not in result:
+            result = built.train()
+        after = built.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    finally:
+        built.stop()
+    assert all(np.isfinite(array).all() for array in after.values())
+    assert any(not np.array_equal(tensor.numpy(), after[name]) for name, tensor in before.items())
