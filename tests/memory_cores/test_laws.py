@@ -46,8 +46,8 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
         {"num_heads": 2, "d_ff": 12, "num_basis": 8, "num_samples": 8, "wide_width": 0.2, **options}
         for options in (
             {"num_layers": 1, "memory_length": 3, "granularity": 2, "tau": 0.5, "ridge": 0.1},
-            {"num_layers": 1, "memory_length": 2, "granularity": 3, "norm": "post", "mask": True, "mu0": 0.5},
-            {"num_layers": 2, "memory_length": 1, "granularity": 3, "norm": "pre", "positions": "rotary"}
+            {"num_layers": 2, "memory_length": 2, "granularity": 3, "norm": "post", "mask": True, "mu0": 0.5},
+            {"num_layers": 1, "memory_length": 1, "granularity": 3, "norm": "pre", "positions": "rotary"}
             | {"sticky": True, "mask": True},
         )
     ],
