@@ -3,11 +3,13 @@
 The train split is a ring of N tokens. Lane b begins at token b N / B and reads on for ever, past the end of the ring
 into its beginning, so that the memory carried from segment to segment is always that of the text before. Where
 a document begins, and at the beginning of the run, the lane is reset: the first token of a document is predicted from
-nothing. Where only a part of each document is to be predicted, lanes begin at the document their place is in.
+nothing. Where only a part of each document is to be predicted, lanes begin at different places of documents of equal
+length, so that every segment has something to predict in some of them.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +49,11 @@ class Lanes:
             )
         self.offsets = np.arange(batch_size, dtype=np.int64) * count // batch_size
         if split.scored is not None:
-            self.offsets = split.starts[np.searchsorted(split.starts, self.offsets, side="right") - 1]
+            length = count // len(split.starts)
+            # A core's period divides both lengths, so every lane still begins at phase 0.
+            step = math.gcd(length, segment_length)
+            within = np.arange(batch_size, dtype=np.int64) * length // batch_size
+            self.offsets = self.offsets // length * length + within // step * step
 
     @property
     def epochs(self) -> float:

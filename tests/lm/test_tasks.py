@@ -89,19 +89,34 @@ def test_a_corpus_is_the_same_for_a_seed_padded_to_the_period_and_scored_at_its_
         assert scored[:, own - 1].all()
 
 
-def test_lanes_of_a_task_begin_with_documents_and_predict_answers_alone() -> None:
-    corpus = task_corpus(small("copy", train_sequences=7), 4)
-    lanes = Lanes(corpus.splits["train"], 3, 8)
+def test_lanes_of_a_task_are_spread_over_documents_and_predict_answers_alone() -> None:
+    corpus = task_corpus(small("copy", train_sequences=8), 4)  # documents of 16: 7, a separator, 7, padding
+    lanes = Lanes(corpus.splits["train"], 4, 8)
+    assert (lanes.offsets % 16).tolist() == [0, 0, 8, 8]
     segments = [lanes.next() for _ in range(8)]
+    assert all((segment.targets != IGNORED).any() for segment in segments)
     inputs, targets, reset = (torch.cat([segment[i] for segment in segments], dim=1) for i in range(3))
-    assert reset[:, ::16].all()
-    assert reset.sum() == 3 * 4
-    for lane in range(3):
-        for start in range(0, 64, 16):
+    for lane, first in enumerate([0, 0, 8, 8]):
+        assert reset[lane].nonzero()[:, 0].tolist() == sorted({0, *range(first, 64, 16)})
+        for start in range(first, 64 - 15, 16):
             asked = targets[lane, start : start + 16] != IGNORED
             assert asked.nonzero()[:, 0].tolist() == list(range(8, 15))
             question = inputs[lane, start + 1 : start + 8]
             assert targets[lane, start : start + 16][asked].tolist() == question.tolist()
+
+
+@given(
+    length=st.integers(1, 40),
+    period=st.integers(1, 8),
+    segments=st.integers(1, 5),
+    batch_size=st.integers(1, 6),
+)
+def test_lanes_of_a_task_keep_the_phase_of_the_core(length: int, period: int, segments: int, batch_size: int) -> None:
+    corpus = task_corpus(small("copy", length=length), period)
+    lanes = Lanes(corpus.splits["train"], batch_size, period * segments)
+    assert (lanes.offsets % period == 0).all()
+    assert (lanes.offsets < len(lanes.split.tokens)).all()
+    assert (np.diff(lanes.offsets) >= 0).all()
 
 
 def test_ties_may_come_in_any_order_but_each_symbol_once() -> None:
@@ -176,7 +191,7 @@ def test_a_model_learns_to_copy_and_its_scores_say_so(experiment: Experiment) ->
 def test_an_update_without_a_target_learns_nothing_but_remembers(experiment: Experiment, core: str) -> None:
     data = small("copy", length=20)
     config = task_experiment(
-        experiment, core, data, batch_size=2, segment_length=8, weight_decay=0.5, learning_rate=1e-2
+        experiment, core, data, batch_size=1, segment_length=8, weight_decay=0.5, learning_rate=1e-2
     )
     trainer = make_trainer(config)
     metrics = trainer.update()  # the question alone
