@@ -10,6 +10,7 @@ from torch import Tensor
 
 from audio.wavenet import WaveNet
 from audio.wavenet_kernels import EndWeights, generate_row
+from audio.wavenet_stream import compiled_weights
 from memory_cores import State
 from memory_cores.validation import check_state
 
@@ -59,12 +60,10 @@ def generate_codes(
     codes = torch.empty(len(logits), num_codes, dtype=torch.int64)
     log_probabilities = torch.empty(len(logits), num_codes)
     uniforms = np.random.default_rng(seed).random(codes.shape)
-    stream = core.stream(1)
-    assert stream.compiled is not None
-    queues = []
+    queues = state["queues"].detach().clone(memory_format=torch.contiguous_format)
+    step, end = compiled_weights(core), end_weights(ends)
     # One stream after the other: the weights stay in the cache, and rows side by side gain nothing.
     for row in range(len(logits)):
-        stream.load({name: tensor[row : row + 1] for name, tensor in state.items()})
         for start in range(0, num_codes, CALL_LENGTH):
             call = slice(start, start + CALL_LENGTH)
             generate_row(
@@ -73,14 +72,13 @@ def generate_codes(
                 uniforms[row, call],
                 float(temperature),
                 logits[row].numpy(),
-                stream.queues[0].numpy(),
-                stream.place,
-                stream.compiled,
-                end_weights(ends),
+                queues[row].numpy(),
+                start,
+                step,
+                end,
             )
-            stream.place += codes[row, call].numel()
-        queues.append(stream.state()["queues"])
-    return Generated(codes, log_probabilities, {"queues": torch.cat(queues)}, logits)
+    state = {"queues": queues.index_select(1, core.layers.from_old_to_new(num_codes))}
+    return Generated(codes, log_probabilities, state, logits)
 
 
 def end_weights(ends: Ends) -> EndWeights:

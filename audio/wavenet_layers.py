@@ -42,6 +42,15 @@ class Layers(NamedTuple):
         """The newest inputs that an output depends on, the present one included."""
         return sum(self.lengths) + 1
 
+    def from_old_to_new(self, place: int) -> Tensor:
+        """(Q,), where the queues' inputs, each queue's from old to new, lie in rings that have turned `place` steps."""
+        order = []
+        start = 0
+        for length in self.lengths:
+            order.append(start + (place + torch.arange(length)) % length)
+            start += length
+        return torch.cat(order)
+
 
 class StackWeights(NamedTuple):
     """The weights of the L layers, with K * D columns of a convolution's taps from the furthest back."""
@@ -136,7 +145,7 @@ class GatedStack(torch.autograd.Function):
         torch.mm(skips_grad.t(), gated, out=grads.skip)
         torch.sum(skips_grad, 0, out=grads.skip_bias)
         x_grad = torch.zeros(steps * batch, width, dtype=ctx.dtype, device=gated.device)
-        z_grad, through = (gated.new_empty(steps * batch, width) for _ in range(2))
+        z_grad, through, twice = (gated.new_empty(steps * batch, width) for _ in range(3))
         gates_grad = torch.empty_like(all_gates[0])
         for layer, queue in reversed(list(enumerate(torch.split(queues, layers.lengths)))):
             present, gates, weight = inputs[layer], all_gates[layer], weights.convolutions[layer]
@@ -148,12 +157,13 @@ class GatedStack(torch.autograd.Function):
                 torch.mm(residual_grad.t(), z, out=grads.residuals[layer])
                 z_grad.addmm_(residual_grad, weights.residuals[layer])
             torch.mul(z_grad, sigmoid, out=through)
-            torch.addcmul(through, through * tanh, tanh, value=-1, out=gates_grad[:, :width])
+            torch.mul(through, tanh, out=twice)
+            torch.addcmul(through, twice, tanh, value=-1, out=gates_grad[:, :width])
             torch.mul(z_grad, z, out=through)
             torch.addcmul(through, through, sigmoid, value=-1, out=gates_grad[:, width:])
             torch.sum(gates_grad, 0, out=grads.biases[layer])
             torch.mm(gates_grad.t(), present.flatten(0, 1), out=grads.convolutions[layer][:, -width:])
-            x_grad = add_product(x_grad, gates_grad, weight[:, -width:])
+            add_undelayed(x_grad, gates_grad, weight[:, -width:], 0, batch, None)
             for tap, delay in enumerate(layers.delays[layer]):
                 weight_grad = columns(grads.convolutions[layer], tap, width).zero_()
                 for rows, past in delayed(present, queue.to(present.dtype), delay, age):
@@ -211,7 +221,7 @@ def add_undelayed(
     shift = delay * batch
     if shift >= len(x_grad):
         return
-    reached, grad = x_grad[:-shift], gates_grad[shift:]
+    reached, grad = x_grad[: len(x_grad) - shift], gates_grad[shift:]
     if age is None and reached.dtype == grad.dtype:
         reached.addmm_(grad, weight)
         return

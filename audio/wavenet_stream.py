@@ -87,12 +87,8 @@ class WaveNetStream(Stream):
     @torch.inference_mode(False)
     @torch.no_grad()
     def state(self) -> State:
-        order = []
-        start = 0
-        for length in self.core.layers.lengths:
-            order.append(start + (self.place + torch.arange(length)) % length)
-            start += length
-        return {"queues": self.queues.index_select(1, torch.cat(order).to(self.queues.device))}
+        order = self.core.layers.from_old_to_new(self.place)
+        return {"queues": self.queues.index_select(1, order.to(self.queues.device))}
 
     @torch.inference_mode(False)
     @torch.no_grad()

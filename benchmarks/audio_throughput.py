@@ -160,7 +160,7 @@ def generation(streams: int, rounds: int) -> None:
     ways: dict[str, tuple[Callable[[int], None], int]] = {
         "naive": (naive, max(1, 20 // streams)),
         "streamed": (streamed, 200),
-        "compiled": (compiled, 4000 // streams),
+        "compiled": (compiled, 1000),
     }
     for way, count in ways.values():
         way(min(count, 2))
