@@ -116,15 +116,16 @@ def test_an_endless_reward_has_the_value_of_its_sum(
     make_config: MakeConfig, core: str, unroll_length: int, mean_time_limit: int | None
 ) -> None:
     """V = 1 / (1 - gamma): neither the end of an unroll nor a time limit may count as the end of the episode."""
-    updates = {1: 1200, 5: 600, 20: 400}[unroll_length] * (2 if core == "lstm" else 1)
+    recurrent = core == "lstm"  # whose large first errors would push its gates far off
+    updates = {1: 1200, 5: 600, 20: 400}[unroll_length] * (2 if recurrent else 1)
     config = make_config(
         CONSTANT_REWARD,
         core,
         {"mean_time_limit": mean_time_limit},
         unroll_length=unroll_length,
         discount=0.8,
-        learning_rate=ScheduleConfig(0.01, 0.0),
-        max_grad_norm=1e3,
+        learning_rate=ScheduleConfig(0.02 if recurrent else 0.01, 0.0),
+        max_grad_norm=0.05 if recurrent else 1e3,
         total_steps=updates * 4 * unroll_length,
     )
     trainer = ImpalaTrainer(config)

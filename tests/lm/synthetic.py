@@ -9,7 +9,10 @@ from lm.config import ExperimentConfig
 
 Experiment = Callable[..., ExperimentConfig]
 
-OPTIONS: dict[str, dict[str, object]] = {"transformer_xl": {"memory_length": 8, "granularity": 4, "num_heads": 2}}
+OPTIONS: dict[str, dict[str, object]] = {
+    "infinity": {"memory_length": 8, "granularity": 4, "num_heads": 2, "num_basis": 8, "num_samples": 16},
+    "transformer_xl": {"memory_length": 8, "granularity": 4, "num_heads": 2},
+}
 """Options that put a schedule of more than one step into the cores that have one."""
 
 

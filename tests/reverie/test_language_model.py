@@ -46,7 +46,11 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("core", memory_cores.names())
 def test_a_run_in_two_parts_is_the_run_in_one(config: str, core: str) -> None:
     # A schedule would be another one over the first part alone.
-    arguments = ["train", config, f"core={{name: {core}, d_model: 16}}", "train.learning_rate=1e-2"]
+    core_words = [
+        f"core={{name: {core}, d_model: 16}}",
+        "train.segment_length=16",
+    ]  # a multiple of every default period
+    arguments = ["train", config, *core_words, "train.learning_rate=1e-2"]
     assert main([*arguments, "run.name=whole", "train.total_steps=1280"]) == 0
     assert main([*arguments, "run.name=parts", "train.total_steps=640"]) == 0
     assert main([*arguments, "run.name=parts", "train.total_steps=1280", "--resume"]) == 0

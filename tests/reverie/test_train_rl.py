@@ -44,7 +44,8 @@ def last_checkpoint(run: Path) -> checkpoint.Checkpoint:
 
 @pytest.mark.parametrize("core", memory_cores.names())
 def test_a_killed_run_resumes_bitwise(tmp_path: Path, config: Path, core: str) -> None:
-    arguments = ["train", str(config), f"core.name={core}", f"run.root={tmp_path}"]
+    core_words = [f"core.name={core}", "agent.unroll_length=16"]  # a multiple of every default period
+    arguments = ["train", str(config), *core_words, f"run.root={tmp_path}"]
     assert main([*arguments, "run.name=whole"]) == 0
 
     process = subprocess.Popen(
