@@ -122,11 +122,17 @@ class Chaos(threading.Thread):
             self.kills.append((self.trainer.clock(), "node"))
             self.cluster.remove_node(node, allow_graceful=False)
             # A node can be started from the main thread alone.
-            self.trainer.replacements.put(lambda: self.cluster.add_node(wait=False, num_cpus=2))
+            self.trainer.replacements.put(self.add_node)
             return
         if pids := sorted(actor_pids()):
             self.kills.append((self.trainer.clock(), "actor"))
             os.kill(self.random.choice(pids), signal.SIGKILL)
+
+    def add_node(self) -> None:
+        """Another node; Ray sets a signal handler of its own when it starts one."""
+        handler = signal.getsignal(signal.SIGTERM)
+        self.cluster.add_node(wait=False, num_cpus=2)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def gap_after(moment: float, done: list[float]) -> float:
