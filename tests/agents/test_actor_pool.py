@@ -22,7 +22,7 @@ from agents.config import ExperimentConfig
 from agents.learner import TrainingError
 from agents.trainer import ImpalaTrainer
 from envs import EnvError
-from tests.agents.processes import LOOPBACK, actor_pids, command_line, descendants, listening, parent, state, wait_until
+from tests.agents.processes import LOOPBACK, actor_pids, command_line, descendants, parent, state, wait_until
 
 MakeConfig = Callable[..., ExperimentConfig]
 RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"
@@ -192,8 +192,16 @@ def test_an_environment_that_cannot_be_made_is_named_before_training(make_config
         ImpalaTrainer(make_config(RANDOM_EPISODES.replace("v0", "v1"), num_actors=1))
 
 
-def test_every_port_is_on_the_loopback_address_and_the_token_is_private(ray: Any) -> None:
-    found = listening([os.getpid(), *descendants(os.getpid())])
+def test_every_port_is_on_the_loopback_address_and_the_token_is_private() -> None:
+    """In a process of its own: Ray reads at its import what makes it listen there alone."""
+    script = (
+        "import os; from agents.cluster import start_ray; from tests.agents.processes import descendants, listening; "
+        "start_ray(1); print(*listening([os.getpid(), *descendants(os.getpid())]))"
+    )
+    root = Path(__file__).parents[2]
+    told = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=120)
+    assert told.returncode == 0, told.stderr
+    found = set(told.stdout.split())
     assert found
     assert found <= LOOPBACK
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
