@@ -1,6 +1,7 @@
 """Settings that every test shares."""
 
 import torch
+import torch._dynamo  # as torch's optimizers do, and with it Triton, whose late import beside all else crashed
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)

@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-import memory_cores
 from agents.actor import Actor, weights_of
 from agents.config import ExperimentConfig, ScheduleConfig
 from agents.learner import Learner, TrainingError
 from agents.policy import Policy, make_policy
 from agents.schedules import scheduled
-from agents.trainer import ImpalaTrainer
 from agents.unroll import Batch, Unroll, batch
 
 MakeConfig = Callable[..., ExperimentConfig]
 RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"
-CONSTANT_REWARD = "tests.agents.scripted_envs:ConstantReward-v0"
 
 
 def stale_unroll(config: ExperimentConfig) -> tuple[Policy, Unroll]:
@@ -107,35 +104,6 @@ def test_one_step_equals_a_loop_by_hand(make_config: MakeConfig, optimizer: str)
     assert metrics["learner/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
     for parameter, value in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.detach(), value, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("core", memory_cores.names())
-@pytest.mark.parametrize("unroll_length", [1, 5, 20])
-@pytest.mark.parametrize("mean_time_limit", [None, 6])
-def test_an_endless_reward_has_the_value_of_its_sum(
-    make_config: MakeConfig, core: str, unroll_length: int, mean_time_limit: int | None
-) -> None:
-    """V = 1 / (1 - gamma): neither the end of an unroll nor a time limit may count as the end of the episode."""
-    recurrent = core == "lstm"  # whose large first errors would push its gates far off
-    updates = {1: 1200, 5: 600, 20: 400}[unroll_length] * (2 if recurrent else 1)
-    config = make_config(
-        CONSTANT_REWARD,
-        core,
-        {"mean_time_limit": mean_time_limit},
-        unroll_length=unroll_length,
-        discount=0.8,
-        learning_rate=ScheduleConfig(0.02 if recurrent else 0.01, 0.0),
-        max_grad_norm=0.05 if recurrent else 1e3,
-        total_steps=updates * 4 * unroll_length,
-    )
-    trainer = ImpalaTrainer(config)
-    for _ in range(updates):
-        trainer.update()
-    unroll = trainer.actors.next_unroll()
-    data = batch([unroll])
-    output = trainer.learner.policy(data.observation, data.last_action, data.last_reward, data.reset, data.core_state)
-    trainer.close()
-    torch.testing.assert_close(output.values.detach(), torch.full_like(output.values, 5.0), rtol=0.02, atol=0)
 
 
 def test_a_batch_that_is_not_finite_changes_no_weight(make_config: MakeConfig) -> None:
