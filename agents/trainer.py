@@ -133,6 +133,7 @@ class ImpalaTrainer:
             "path": "rl",
             "env": {"id": self.config.env.id},
             "core": {"name": core.name, "d_model": core.d_model, **core.options},
+            "encoder": self.config.agent.encoder,
             "encoder_width": self.config.agent.encoder_width,
             "observation_space": str(self.observation_space),
             "action_space": str(self.action_space),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -18,6 +19,7 @@ from tests.agents.conftest import SMALL_CORES
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import ray
     from ray.rllib.algorithms.appo import APPOConfig
     from ray.rllib.algorithms.impala import IMPALAConfig
     from ray.rllib.algorithms.ppo import PPOConfig
@@ -32,6 +34,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # RLlib warns of its own depr
 
 TMAZE = {"length": 2, "max_steps": 30}
 ALGORITHMS = {"ppo": PPOConfig, "appo": APPOConfig, "impala": IMPALAConfig}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_ray_is_left() -> Iterator[None]:
+    """What follows may want a Ray of another size."""
+    yield
+    ray.shutdown()
 
 
 class Recall(gym.Env):
