@@ -246,5 +246,12 @@ def turn_back(keys: Tensor, positions: int) -> None:
 
 
 def packed(weight: Tensor) -> Tensor:
-    """A linear layer's weight (outputs, inputs) as the contiguous right factor (inputs, outputs)."""
-    return weight.detach().t().contiguous()
+    """A linear layer's weight (outputs, inputs) as the right factor (inputs, outputs).
+
+    Its rows in memory lie along the longer side: a product with few rows is bound by reading the weight, which
+    is faster the longer its rows are.
+    """
+    outputs, inputs = weight.shape
+    if outputs >= inputs:
+        return weight.detach().t().contiguous()
+    return weight.detach().clone().t()
