@@ -69,7 +69,16 @@ class ActorPool:
         """`address` is that of a Ray cluster; None starts one on this machine."""
         self.config = config
         self.shares_ray = is_joined()
-        self.ray = start_ray(config.agent.num_actors + (config.agent.inference == "learner"), address)
+        num_processes = config.agent.num_actors + (config.agent.inference == "learner")
+        self.ray = start_ray(num_processes, address)
+        if (num_cpus := self.ray.cluster_resources().get("CPU", 0.0)) < num_processes:
+            logger.warning(
+                "the Ray cluster has %g CPUs, one for each of %d processes is needed (agent.num_actors is %d): those "
+                "without one wait until a node joins",
+                num_cpus,
+                num_processes,
+                config.agent.num_actors,
+            )
         spread = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
         self.remote_actor = self.ray.remote(**spread)(RemoteActor)
         self.slots = [Slot(index) for index in range(config.agent.num_actors)]

@@ -1,12 +1,26 @@
 """Settings that every test shares."""
 
+import signal
+
+import pytest
 import torch
 import torch._dynamo  # as torch's optimizers do, and with it Triton, whose late import beside all else crashed
 from hypothesis import HealthCheck, settings
 
+LONGEST = ("test_train_faults.py", "test_endless_reward.py", "test_laws.py", "test_actor_pool.py", "test_train_rl.py")
+"""Files that take a minute or more."""
+
 torch.set_num_threads(1)
+# A suite that a shell started in the background ignores interrupts, and so would every process that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 slow_is_fine = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=20, derandomize=True, **slow_is_fine)
 settings.register_profile("thorough", max_examples=200, **slow_is_fine)
 settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file is one worker's: begun last, a long one would keep the others waiting."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agents.actor_pool import ActorPool
 from agents.cluster import LOCAL
 from agents.config import ExperimentConfig
 from agents.learner import TrainingError
@@ -72,6 +73,14 @@ def test_unrolls_too_large_for_the_object_store_are_refused_with_the_size(
     # Six unrolls of 21 MiB: two in flight and four of the batch.
     with pytest.raises(TrainingError, match=r"room for 67 MB, and 333 MB can be in flight: 6 unrolls of 22\.0 MB"):
         ImpalaTrainer(config, address=cluster.address)
+
+
+def test_too_few_cpus_are_told_of_at_once(
+    cluster: Any, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = ActorPool(make_config(RANDOM_EPISODES, num_actors=99), cluster.address)
+    pool.close()
+    assert "one for each of 99 processes is needed" in caplog.text
 
 
 @pytest.mark.parametrize(

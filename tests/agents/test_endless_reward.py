@@ -24,13 +24,13 @@ def test_an_endless_reward_has_the_value_of_its_sum(
 ) -> None:
     """V = 1 / (1 - gamma): neither the end of an unroll nor a time limit may count as the end of the episode."""
     recurrent = core == "lstm"  # whose large first errors would push its gates far off
-    updates = {1: 1200, 5: 600, 20: 400}[unroll_length] * (2 if recurrent else 1)
+    updates = {1: 500, 5: 300, 20: 250}[unroll_length] * (2 if recurrent else 1)
     config = make_config(
         CONSTANT_REWARD,
         core,
         {"mean_time_limit": mean_time_limit},
         unroll_length=unroll_length,
-        discount=0.8,
+        discount=0.5,
         learning_rate=ScheduleConfig(0.02 if recurrent else 0.01, 0.0),
         max_grad_norm=0.05 if recurrent else 1e3,
         total_steps=updates * 4 * unroll_length,
@@ -42,4 +42,4 @@ def test_an_endless_reward_has_the_value_of_its_sum(
     data = batch([unroll])
     output = trainer.learner.policy(data.observation, data.last_action, data.last_reward, data.reset, data.core_state)
     trainer.close()
-    torch.testing.assert_close(output.values.detach(), torch.full_like(output.values, 5.0), rtol=0.02, atol=0)
+    torch.testing.assert_close(output.values.detach(), torch.full_like(output.values, 2.0), rtol=0.02, atol=0)
