@@ -4,7 +4,7 @@
 
 A configuration of lm/ or audio/ says how many tokens a run takes, since its learning rate follows them. Here each is
 measured first, for --rate-seconds of updates and one evaluation, which gives the number of tokens that fills --minutes
-with 20 evaluations in it; then it is trained with `reverie train`, and scored with `reverie evaluate`. --parallel runs
+with 10 evaluations in it; then it is trained with `reverie train`, and scored with `reverie evaluate`. --parallel runs
 at a time, each with the threads of its configuration; the measurement is made beside the same number of others.
 KEY=VALUE overrides all configurations. The table has the seconds that each run did take, evaluations and checkpoints
 included; for a text also the bits per byte of bz2 and xz at their highest levels, each file of the split by itself.
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-EVALUATIONS = 20
+EVALUATIONS = 10
 WARM_UP_UPDATES = 2
 
 
@@ -106,7 +106,7 @@ def compare(config: str, arguments: argparse.Namespace) -> dict[str, Any]:
         f"train.evaluation_interval={max(updates // EVALUATIONS, 1)}", f"train.learning_rate.warmup_steps={warm_up}",
     )  # fmt: skip
     seconds = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
-    (score,) = json.loads(printed("-m", "reverie", "evaluate", str(run), "--json"))
+    score = json.loads(printed("-m", "reverie", "evaluate", str(run), "--json"))
     return {"name": name, "parameters": rate.parameters, "steps": updates * rate.tokens, "seconds": seconds, **score}
 
 
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--root", default="runs/equal_time")
     parser.add_argument("--rate-seconds", type=float, default=45.0)
     parser.add_argument("--rate", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     arguments.overrides = [word for word in arguments.configs if "=" in word]
     configs = [word for word in arguments.configs if "=" not in word]
     if arguments.rate:
