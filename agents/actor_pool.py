@@ -19,6 +19,7 @@ from agents.cluster import is_joined, start_ray
 from agents.config import ExperimentConfig
 from agents.inference import InferenceServer
 from agents.learner import TrainingError
+from agents.reaper import start_reaper, stop_reaper
 from agents.remote_actor import RemoteActor, env_spaces
 from agents.unroll import Unroll
 from envs import EnvError
@@ -71,6 +72,7 @@ class ActorPool:
         self.shares_ray = is_joined()
         num_processes = config.agent.num_actors + (config.agent.inference == "learner")
         self.ray = start_ray(num_processes, address)
+        self.reaper = None if self.shares_ray else start_reaper()
         if (num_cpus := self.ray.cluster_resources().get("CPU", 0.0)) < num_processes:
             logger.warning(
                 "the Ray cluster has %g CPUs, one for each of %d processes is needed (agent.num_actors is %d): those "
@@ -281,6 +283,8 @@ class ActorPool:
         """Stop the actors, and Ray unless it was there before."""
         if not self.shares_ray:
             self.ray.shutdown()
+            if self.reaper is not None:
+                stop_reaper(self.reaper)
             return
         for slot in self.slots:
             self._drop(slot)

@@ -104,14 +104,8 @@ def ending(name: str, victim: bytes | None, number: int = signal.SIGKILL) -> Non
         begun = time.monotonic()
         os.kill(pids[0], number)
         code = run.wait(120)
-        # Two helpers of the raylet outlive it by minutes where their head is gone too; they are not waited for.
-        helpers = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
-        ours = [pid for pid in below if not command_line(pid).startswith(helpers)]
-        wait_until(lambda: not any(command_line(pid) for pid in ours), 60)
+        wait_until(lambda: not any(command_line(pid) for pid in below), 60)
         seconds = time.monotonic() - begun
-        for pid in below:
-            if command_line(pid).startswith(helpers):
-                os.kill(pid, signal.SIGKILL)
         found, skipped = checkpoint.newest(checkpoints)
         whole = "whole" if found is not None and not skipped else "DAMAGED"
         print(f"| {name} | exit code {code}, last checkpoint {whole} | | {seconds:.1f} |", flush=True)

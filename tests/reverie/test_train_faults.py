@@ -78,12 +78,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         run.end()
 
 
-RAY_AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
-"""Helpers of the raylet: where all else was killed they take their time to notice."""
-
-
 def gone(pids: list[int]) -> bool:
-    return not any(command_line(pid) and not command_line(pid).startswith(RAY_AGENTS) for pid in pids)
+    return not any(command_line(pid) for pid in pids)
 
 
 def test_a_killed_learner_takes_its_processes_along_and_a_stopped_one_keeps_no_secret(
