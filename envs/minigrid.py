@@ -8,7 +8,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
+from minigrid.minigrid_env import MiniGridEnv
 from numpy.typing import NDArray
+
+from envs.minigrid_view import use_fast_view
 
 SIZES = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX))
 """Number of object types, colours and door states, in the order of the symbolic view's channels."""
@@ -25,6 +28,8 @@ class OneHotView(gymnasium.Wrapper[NDArray[np.uint8], Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         assert isinstance(env.observation_space, spaces.Dict)
+        assert isinstance(env.unwrapped, MiniGridEnv)
+        use_fast_view(env.unwrapped)
         height, width, _ = env.observation_space["image"].shape or ()
         self.observation_space = spaces.Box(0, 1, (height, width, sum(SIZES)), np.uint8)
         cells = np.arange(height * width).reshape(height, width, 1)
