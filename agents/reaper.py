@@ -29,8 +29,8 @@ def start_reaper() -> subprocess.Popen[bytes] | None:
     if not Path("/proc/self/stat").exists():
         return None
     arguments = [sys.executable, "-I", "-S", __file__, str(os.getpid())]
-    # A session of its own: what ends the learner's process group must not end the reaper.
     null = subprocess.DEVNULL
+    # A session of its own: what ends the learner's process group must not end the reaper.
     return subprocess.Popen(arguments, stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 

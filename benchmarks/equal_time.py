@@ -7,8 +7,8 @@ measured first, for --rate-seconds of updates and one evaluation, which gives th
 with 10 evaluations in it; then it is trained with `reverie train`, and scored with `reverie evaluate`. --parallel runs
 at a time, each with the threads of its configuration; the measurement is made beside the same number of others.
 KEY=VALUE overrides all configurations. The table has the seconds that each run did take, evaluations and checkpoints
-included; for a text also the bits per byte of bz2 and xz at their highest levels, each file of the split by itself.
-The runs stay under --root for `reverie report`.
+included, and the bits per byte or sample; for a text also those of bz2 and xz at their highest levels, each file of the
+split by itself. All figures of the evaluations are printed above it; the runs stay under --root for `reverie report`.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def main() -> None:
     print(json.dumps(results, indent=1))
     print(f"\n{'run':28} {'parameters':>11} {'tokens':>12} {'seconds':>8} {'validation':>11}")
     for result in results:
-        bits = next(value for key, value in result.items() if key.startswith("bits_per_"))
+        bits = next((value for key, value in result.items() if key.startswith("bits_per_")), float("nan"))
         counts = f"{result['parameters']:11,} {result['steps']:12,} {result['seconds']:8.0f}"
         print(f"{result['name']:28} {counts} {bits:11.4f}")
     for name, bits in compressed_bits(configs[0], arguments.overrides).items():
