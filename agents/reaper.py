@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 INTERVAL = 0.5
@@ -67,7 +68,7 @@ def reap(learner: int) -> None:
     """Wait for the learner's end, and then for that of all below it; kill those that do not come to it."""
     family: set[Process] = set()
     while os.getppid() == learner:
-        family = living(family, {learner})
+        family = living(family, [learner])
         time.sleep(INTERVAL)
     deadline = time.monotonic() + GRACE
     while (family := living(family)) and time.monotonic() < deadline:
@@ -77,7 +78,7 @@ def reap(learner: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def living(family: set[Process], ancestors: frozenset[int] | set[int] = frozenset()) -> set[Process]:
+def living(family: set[Process], ancestors: Collection[int] = ()) -> set[Process]:
     """Those of a family that live, and all below them and below the ancestors, but this process."""
     parents = processes()
     left = family & parents.keys()

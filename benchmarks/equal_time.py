@@ -49,22 +49,17 @@ def measure(config: str, overrides: Sequence[str], seconds: float) -> Rate:
     """Train for some seconds without a run folder."""
     import torch
 
-    import audio.config
-    import lm.config
-    from reverie import audio_model
-    from reverie.cli import find_config
+    import agents.config
+    from lm.trainer import NextTokenTrainer
+    from reverie.cli import find_config, make_trainer
     from reverie.config import load_experiment
 
     experiment = load_experiment(find_config(config), overrides)
-    torch.set_num_threads(experiment.train.num_threads)
-    if isinstance(experiment, audio.config.ExperimentConfig):
-        trainer, _ = audio_model.make_trainer(experiment)
-    elif isinstance(experiment, lm.config.ExperimentConfig):
-        from lm.trainer import make_trainer
-
-        trainer = make_trainer(experiment)
-    else:
+    if isinstance(experiment, agents.config.ExperimentConfig):
         raise SystemExit(f"{config}: trains an agent; expected a model of text or audio")
+    torch.set_num_threads(experiment.train.num_threads)
+    trainer, _ = make_trainer(experiment)
+    assert isinstance(trainer, NextTokenTrainer)
     for _ in range(WARM_UP_UPDATES):
         trainer.update()
     first, start = trainer.update_count, time.monotonic()

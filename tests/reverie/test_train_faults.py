@@ -79,7 +79,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 
 def gone(pids: list[int]) -> bool:
-    return not any(command_line(pid) for pid in pids)
+    return not any(map(command_line, pids))
 
 
 def test_a_killed_learner_takes_its_processes_along_and_a_stopped_one_keeps_no_secret(
