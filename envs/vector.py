@@ -18,11 +18,9 @@ episode: what came before is bootstrapped at the entry it last acted on, as if a
 from __future__ import annotations
 
 import contextlib
-import math
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from numbers import Real
+from dataclasses import asdict
 from typing import Any
 
 import gymnasium
@@ -31,35 +29,15 @@ import torch
 
 from envs.actions import action_dtype, checked_actions, environment_actions
 from envs.entries import Entry, EpisodeStats, Fault, Transition
+from envs.episodes import REWARD_LIMIT, Row, checked_reward, episode_seed, episode_stats
 from envs.errors import EnvError, EnvFault
-from envs.spaces import Array, check_spaces, count_from_zero, find_wrong, leaves, write
+from envs.observations import Observations
+from envs.spaces import Array, check_spaces
 
-REWARD_LIMIT = 1e18
-"""Bound on the absolute reward of a step: the square of more would leave float32."""
 REPLAY_LIMIT = 100_000
 """Steps of one episode beyond which its actions are no longer kept, so that it cannot be restored."""
 TRACEBACK_LIMIT = 4000
 """Characters kept of the end of a fault's traceback."""
-
-
-@dataclass(slots=True)
-class _Row:
-    """The running episode of one environment."""
-
-    episode: int = -1
-    seed: int = 0
-    length: int = 0
-    return_: float = 0.0
-    bootstrap: bool = False
-    faults: int = 0
-    """Since the row last finished an episode."""
-    actions: bytearray = field(default_factory=bytearray)
-
-
-def episode_seed(seed: int, row: int, episode: int, evaluation: bool) -> int:
-    """The 31-bit seed of one episode: even in training, odd in evaluation, so the two never share one."""
-    word = int(np.random.SeedSequence((seed, row, episode)).generate_state(1)[0])
-    return (word & 0x7FFFFFFE) | evaluation
 
 
 class EnvVector:
@@ -97,16 +75,16 @@ class EnvVector:
                 self._envs.append(make_env())
             self._adopt_spaces()
             self._steps = [env.step for env in self._envs]
-            self._rows = [_Row() for _ in range(num_envs)]
+            self._rows = [Row() for _ in range(num_envs)]
             self._episodes: list[EpisodeStats] = []
             self._faults: list[Fault] = []
-            self._arrays = self._empty()
+            self._arrays = self._observations.empty()
             for i in range(num_envs):
                 self._reset(i, self._arrays)
                 self._check(i, self._arrays)
-            self._count_from_zero(self._arrays)
+            self._observations.count_from_zero(self._arrays)
             self.entry = Entry(
-                self._named(self._arrays),
+                self._observations.named(self._arrays),
                 reset=np.ones(num_envs, np.bool_),
                 last_action=np.zeros((num_envs, *self._action_shape), self._action_dtype),
                 last_reward=np.zeros(num_envs, np.float32),
@@ -120,7 +98,7 @@ class EnvVector:
         actions = checked_actions(self.action_space, actions, self.num_envs)
         moves = environment_actions(self.action_space, actions)
         log, width = actions.tobytes(), actions.nbytes // self.num_envs
-        observation = self._empty()
+        observation = self._observations.empty()
         rewards = [0.0] * self.num_envs
         terminated, truncated, reset, skipped = np.zeros((4, self.num_envs), np.bool_)
         any_reset = False
@@ -152,7 +130,7 @@ class EnvVector:
                 skipped[i] |= not terminated[i]
                 reset[i] = any_reset = True
                 self._start_over(i, observation, fault)
-        while (wrong := self._first_wrong(observation)) is not None:
+        while (wrong := self._observations.first_wrong(observation)) is not None:
             i, reason = wrong
             if not reset[i]:
                 skipped[i] = reset[i] = any_reset = True
@@ -163,9 +141,9 @@ class EnvVector:
         if any_reset:
             last_action[reset] = 0
             last_reward[reset] = 0
-        self._count_from_zero(observation)
+        self._observations.count_from_zero(observation)
         self._arrays = observation
-        self.entry = Entry(self._named(observation), reset, last_action, last_reward)
+        self.entry = Entry(self._observations.named(observation), reset, last_action, last_reward)
         return Transition(batch_reward, terminated, truncated, ~skipped)
 
     def pop_episodes(self) -> list[EpisodeStats]:
@@ -225,7 +203,7 @@ class EnvVector:
         self._check_same(state)
         saved = [tensor.numpy().copy() for tensor in state["observation"]]
         self.entry = Entry(
-            self._named(saved),
+            self._observations.named(saved),
             state["reset"].numpy().copy(),
             state["last_action"].numpy().copy(),
             state["last_reward"].numpy().copy(),
@@ -234,7 +212,7 @@ class EnvVector:
         self._episodes = [EpisodeStats(**episode) for episode in state["episodes"]]
         fresh = []
         for i, old in enumerate(state["rows"]):
-            self._rows[i] = _Row(episode=old["episode"] - 1, faults=old["faults"])
+            self._rows[i] = Row(episode=old["episode"] - 1, faults=old["faults"])
             if self._is_retired(self._rows[i]):
                 self._rows[i].episode = old["episode"]
                 continue
@@ -243,14 +221,14 @@ class EnvVector:
                     continue
             fresh.append(i)
             self._rows[i].episode = old["episode"]
-            first = self._empty()
+            first = self._observations.empty()
             try:
                 self._reset(i, first)
                 self._check(i, first)
             except EnvFault as fault:
                 self._start_over(i, first, fault)
-            for leaf, array, to in zip(self._leaves, first, saved, strict=True):
-                count_from_zero(leaf, array[i : i + 1])
+            self._observations.count_from_zero([array[i : i + 1] for array in first])
+            for array, to in zip(first, saved, strict=True):
                 to[i] = array[i]
             self.entry.reset[i] = True
             self.entry.last_action[i] = 0
@@ -262,7 +240,7 @@ class EnvVector:
         actions = old["actions"].numpy()
         if len(actions) != old["length"]:
             return False
-        observation = self._empty()
+        observation = self._observations.empty()
         self._reset(i, observation)
         row = self._rows[i]
         for step, move in enumerate(environment_actions(self.action_space, actions), 1):
@@ -273,8 +251,7 @@ class EnvVector:
                 return False
             self._write(i, observation, final)
         self._check(i, observation)
-        for leaf, array in zip(self._leaves, observation, strict=True):
-            count_from_zero(leaf, array[i : i + 1])
+        self._observations.count_from_zero([array[i : i + 1] for array in observation])
         row.bootstrap = old["bootstrap"]
         row.actions = bytearray(actions.tobytes())
         same = all(np.array_equal(a[i], b[i]) for a, b in zip(observation, self._arrays, strict=True))
@@ -287,8 +264,7 @@ class EnvVector:
         self.observation_space, self.action_space = first.observation_space, first.action_space
         for env in self._envs[1:]:
             self._check_same_spaces(env)
-        self._leaves = leaves(self.observation_space)
-        self._plain = None if self._leaves[0].path else self._leaves[0]
+        self._observations = Observations(self.observation_space, self.num_envs)
         self._action_shape: tuple[int, ...] = self.action_space.shape or ()
         self._action_dtype = action_dtype(self.action_space)
 
@@ -298,7 +274,7 @@ class EnvVector:
             if expected != got:
                 raise EnvError(f"{name} of one environment is {got}, that of another made alike {expected}")
 
-    def _is_retired(self, row: _Row) -> bool:
+    def _is_retired(self, row: Row) -> bool:
         return 0 < self.max_faults <= row.faults
 
     def _start_over(self, i: int, observation: list[Array], fault: EnvFault) -> None:
@@ -343,13 +319,11 @@ class EnvVector:
             raise
         except (Exception, SystemExit) as error:
             raise self._fault(i, f"step({move!r}) raised {type(error).__name__}: {error}") from error
-        if type(reward) is not float:
-            number = np.asarray(reward)
-            if number.shape != () or number.dtype.kind not in "fiub":
-                raise self._fault(i, f"reward is {reward!r}, expected a number")
-            reward = float(number)
-        if not -REWARD_LIMIT < reward < REWARD_LIMIT:
-            raise self._fault(i, f"reward is {reward}, expected a finite number below {REWARD_LIMIT:g}")
+        if type(reward) is not float or not -REWARD_LIMIT < reward < REWARD_LIMIT:
+            try:
+                reward = checked_reward(reward)
+            except ValueError as error:
+                raise self._fault(i, str(error)) from None
         return observation, reward, terminated, truncated, info
 
     def _reset(self, i: int, observation: list[Array]) -> None:
@@ -359,12 +333,11 @@ class EnvVector:
         """
         row = self._rows[i]
         if self._is_retired(row):
-            for leaf, array in zip(self._leaves, observation, strict=True):
-                array[i] = leaf.nothing
+            self._observations.write_nothing(i, observation)
             return
         episode = row.episode + 1
         seed = episode_seed(self.seed, self.first_row + i, episode, self.evaluation)
-        row = self._rows[i] = _Row(episode, seed, faults=row.faults)
+        row = self._rows[i] = Row(episode, seed, faults=row.faults)
         try:
             first, _ = self._envs[i].reset(seed=row.seed)
         except MemoryError:
@@ -379,66 +352,20 @@ class EnvVector:
             raise self._fault(i, f"info is {type(info).__name__}, expected dict")
         row = self._rows[i]
         row.faults = 0
-        success = info.get("success", info.get("is_success"))
-        numbers = {
-            str(key): float(value)
-            for key, value in info.items()
-            if key not in ("success", "is_success") and isinstance(value, Real) and math.isfinite(value)
-        }
-        self._episodes.append(
-            EpisodeStats(
-                return_=row.return_,
-                length=row.length,
-                success=None if success is None else bool(np.all(success)),
-                row=self.first_row + i,
-                episode=row.episode,
-                info=numbers,
-            )
-        )
-
-    def _empty(self) -> list[Array]:
-        """A new batch of observations, one array a leaf."""
-        return [np.empty((self.num_envs, *leaf.shape), leaf.dtype) for leaf in self._leaves]
-
-    def _named(self, batch: list[Array]) -> dict[str, Array]:
-        """The batch by the names of the leaves."""
-        return {leaf.name: array for leaf, array in zip(self._leaves, batch, strict=True)}
+        self._episodes.append(episode_stats(row, self.first_row + i, info))
 
     def _write(self, i: int, batch: list[Array], observation: Any) -> None:
         """Put the observation of environment `i` into the batch."""
-        plain = self._plain
-        if (
-            plain is not None
-            and type(observation) is np.ndarray
-            and observation.shape == plain.shape
-            and observation.dtype is plain.dtype
-        ):
-            batch[0][i] = observation  # what the general way below does, faster
-            return
         try:
-            for leaf, array in zip(self._leaves, batch, strict=True):
-                write(leaf, array, i, observation)
+            self._observations.write(i, batch, observation)
         except (ValueError, OverflowError) as error:
             raise self._fault(i, str(error)) from None
 
-    def _first_wrong(self, batch: list[Array]) -> tuple[int, str] | None:
-        """The first row of a written batch whose observation is not possible, and why."""
-        for leaf, array in zip(self._leaves, batch, strict=True):
-            wrong = find_wrong(leaf, array)
-            if wrong is not None:
-                return wrong
-        return None
-
     def _check(self, i: int, batch: list[Array]) -> None:
         """EnvFault unless the written observation of row `i` is possible."""
-        for leaf, array in zip(self._leaves, batch, strict=True):
-            wrong = find_wrong(leaf, array[i : i + 1])
-            if wrong is not None:
-                raise self._fault(i, wrong[1])
-
-    def _count_from_zero(self, batch: list[Array]) -> None:
-        for leaf, array in zip(self._leaves, batch, strict=True):
-            count_from_zero(leaf, array)
+        wrong = self._observations.first_wrong([array[i : i + 1] for array in batch])
+        if wrong is not None:
+            raise self._fault(i, wrong[1])
 
     def _unpacked(self, actions: bytearray) -> Array:
         """(T, *action shape) of the running episode's logged actions."""

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
+from envs.episodes import episode_seed
 from envs.spaces import leaves
-from envs.vector import episode_seed
 from tests.envs.scripted import Drifting, Scripted
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 import envs
-from envs.vector import episode_seed
+from envs.episodes import episode_seed
 from tests.envs.scripted import Drifting, Scripted
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
