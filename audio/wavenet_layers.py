@@ -15,6 +15,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+aten = torch.ops.aten
+
+ROWS_AT_ONCE = 1024
+"""Of elementwise operations on gates: what they pass on to each other stays in a processor's cache."""
+
 
 class Layers(NamedTuple):
     """The shape of the stack."""
@@ -94,8 +99,8 @@ def gated_stack(
 class GatedStack(torch.autograd.Function):
     """z = tanh(W_f * x) sigmoid(W_g * x); the next layer's input is x + R z (1609.03499, equation 2, figure 4).
 
-    tanh(a) is 2 sigmoid(2 a) - 1, one sigmoid for both halves. Each product is added to what it belongs to as it is
-    made, and taps are slices of the layer's input: copies and additions of their own cost as much as the products.
+    Each product is added to what it belongs to as it is made, and taps are slices of the layer's input: copies and
+    additions of their own cost as much as the products.
     """
 
     @staticmethod
@@ -105,24 +110,23 @@ class GatedStack(torch.autograd.Function):
         steps, batch, width = x.shape
         weights = StackWeights.of_flat(flat)
         keep = any(ctx.needs_input_grad)
-        inputs, all_gates, outputs, queues_after = [], [], [], []
+        inputs, all_gates, queues_after = [], [], []
+        gated = weights.skip.new_empty(steps * batch, len(layers.dilations) * width)
         for layer, queue in enumerate(torch.split(queues, layers.lengths)):
             queues_after.append(newest(x, queue, age))
-            weight = tanh_doubled(weights.convolutions[layer])
+            weight = weights.convolutions[layer]
             present, queue = x.to(weight.dtype), queue.to(weight.dtype)
-            gates = torch.addmm(tanh_doubled(weights.biases[layer]), present.flatten(0, 1), weight[:, -width:].t())
+            gates = torch.addmm(weights.biases[layer], present.flatten(0, 1), weight[:, -width:].t())
             for tap, delay in enumerate(layers.delays[layer]):
                 for rows, past in delayed(present, queue, delay, age):
                     gates[rows].addmm_(past, columns(weight, tap, width).t())
-            gates.sigmoid_()
-            tanh = gates[:, :width].mul_(2).sub_(1)
-            outputs.append(tanh * gates[:, width:])
+            tanh, sigmoid = gates[:, :width].tanh_(), gates[:, width:].sigmoid_()
+            z = torch.mul(tanh, sigmoid, out=columns(gated, layer, width))
             if layer < len(weights.residuals):
-                x = add_product(x.flatten(0, 1), outputs[layer], weights.residuals[layer].t()).view_as(x)
+                x = add_product(x.flatten(0, 1), z, weights.residuals[layer].t()).view_as(x)
             if keep:
                 inputs.append(present)
                 all_gates.append(gates)
-        gated = torch.cat(outputs, dim=1)
         skips = torch.addmm(weights.skip_bias, gated, weights.skip.t()).view(steps, batch, -1)
         queues_after_all = torch.cat(queues_after)
         if keep:
@@ -145,22 +149,19 @@ class GatedStack(torch.autograd.Function):
         torch.mm(skips_grad.t(), gated, out=grads.skip)
         torch.sum(skips_grad, 0, out=grads.skip_bias)
         x_grad = torch.zeros(steps * batch, width, dtype=ctx.dtype, device=gated.device)
-        z_grad, through, twice = (gated.new_empty(steps * batch, width) for _ in range(3))
+        z_grad = gated.new_empty(steps * batch, width)
         gates_grad = torch.empty_like(all_gates[0])
+        blocks = [slice(start, start + ROWS_AT_ONCE) for start in range(0, steps * batch, ROWS_AT_ONCE)]
         for layer, queue in reversed(list(enumerate(torch.split(queues, layers.lengths)))):
             present, gates, weight = inputs[layer], all_gates[layer], weights.convolutions[layer]
-            tanh, sigmoid = gates[:, :width], gates[:, width:]
             z = columns(gated, layer, width)
             torch.mm(skips_grad, columns(weights.skip, layer, width), out=z_grad)
             if layer < len(weights.residuals):
                 residual_grad = x_grad.to(z.dtype)
                 torch.mm(residual_grad.t(), z, out=grads.residuals[layer])
                 z_grad.addmm_(residual_grad, weights.residuals[layer])
-            torch.mul(z_grad, sigmoid, out=through)
-            torch.mul(through, tanh, out=twice)
-            torch.addcmul(through, twice, tanh, value=-1, out=gates_grad[:, :width])
-            torch.mul(z_grad, z, out=through)
-            torch.addcmul(through, through, sigmoid, value=-1, out=gates_grad[:, width:])
+            for block in blocks:
+                differentiate_gate(z_grad[block], gates[block], gates_grad[block])
             torch.sum(gates_grad, 0, out=grads.biases[layer])
             torch.mm(gates_grad.t(), present.flatten(0, 1), out=grads.convolutions[layer][:, -width:])
             add_undelayed(x_grad, gates_grad, weight[:, -width:], 0, batch, None)
@@ -177,11 +178,12 @@ def columns(matrix: Tensor, block: int, width: int) -> Tensor:
     return matrix[:, block * width : (block + 1) * width]
 
 
-def tanh_doubled(weight: Tensor) -> Tensor:
-    """(2 D, ...) with its first half, tanh's, doubled."""
-    doubled = weight.clone()
-    doubled[: len(weight) // 2] *= 2
-    return doubled
+def differentiate_gate(z_grad: Tensor, gates: Tensor, out: Tensor) -> None:
+    """Into out (n, 2 D) the gradient of the gates' inputs, from that of z (n, D) and from tanh and sigmoid (n, 2 D)."""
+    width = z_grad.shape[1]
+    tanh, sigmoid = gates[:, :width], gates[:, width:]
+    aten.tanh_backward.grad_input(z_grad * sigmoid, tanh, grad_input=out[:, :width])
+    aten.sigmoid_backward.grad_input(z_grad * tanh, sigmoid, grad_input=out[:, width:])
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The two tasks of rl_throughput.py as plain Gymnasium environments, importable without this project by its peers."""
+"""The two tasks of the RL benchmarks as plain Gymnasium environments, importable without this project by its peers."""
 
 from __future__ import annotations
 
