@@ -94,7 +94,7 @@ def make_optimizer(policy: Policy, config: AgentConfig) -> torch.optim.Optimizer
     """RMSProp without momentum, as in the paper, or Adam."""
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(policy.parameters(), lr=0.0, alpha=config.rmsprop_decay, eps=config.optimizer_eps)
-    return torch.optim.Adam(policy.parameters(), lr=0.0, eps=config.optimizer_eps)
+    return torch.optim.Adam(policy.parameters(), lr=0.0, eps=config.optimizer_eps, fused=True)
 
 
 class Learner:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from memory_cores.adaptive_computation import Halting, HaltingUnit, ponder_problems, pondered
 from memory_cores.adaptive_lstm import AdaptiveCell, AdaptiveLSTMStream
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
-from memory_cores.episodes import cut_at_resets
+from memory_cores.lstm_layer import lstm_layer
 from memory_cores.validation import at_least, check_call, check_state, check_step, raise_problems
 
 
 class LSTM(MemoryCore):
-    """LSTM layers; a whole call is one call of torch.nn.LSTM, with or without resets in it.
+    """LSTM layers; a call without resets is one call of torch.nn.LSTM.
 
     State: h and c, each (B, L, D). Input weights start at N(0, 1 / D), so that unit inputs open some gates and close
     others, and recurrent ones orthogonal. The forget gates start with a bias of 1, or, given `max_dependency`, gates
@@ -87,14 +87,19 @@ class LSTM(MemoryCore):
         if reset is None or not reset.any():
             y, (h, c) = self.lstm(x, (h, c))
         else:
-            pieces = cut_at_resets(reset)
-            carried = pieces.continues[:, None]
-            h, c = (torch.where(carried, tensor[:, pieces.row], 0.0) for tensor in (h, c))  # (L, P, D)
-            packed, (h, c) = self.lstm(pieces.pack(x), (h, c))
-            y = pieces.unpack(packed, steps=x.shape[1])
-            h, c = h[:, pieces.last], c[:, pieces.last]
+            with torch.autocast(x.device.type, enabled=False):
+                y, h, c = self.run_with_resets(x, (h, c), reset)
         h, c = (tensor.detach().transpose(0, 1).to(x.dtype).contiguous() for tensor in (h, c))
         return CoreOutput(y, {"h": h, "c": c}, {}, {})
+
+    def run_with_resets(self, x: Tensor, before: tuple[Tensor, Tensor], reset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All layers over x (B, T, D) from the h and c (L, B, D) before it: y, h and c, in the parameters' type."""
+        kept = (~reset).t().to(x.dtype)[..., None]  # (T, B, 1)
+        y = x.transpose(0, 1).contiguous()
+        h, c = (list(states) for states in before)
+        for layer in range(self.num_layers):
+            y, h[layer], c[layer] = lstm_layer(y, h[layer], c[layer], kept, layer_weights(self.lstm, layer))
+        return y.transpose(0, 1), torch.stack(h), torch.stack(c)
 
     def ponder(self, x: Tensor, state: State, reset: Tensor | None) -> CoreOutput:
         """`forward` with adaptive computation time."""
@@ -126,11 +131,20 @@ def gate_biases(lstm: nn.LSTM, layer: int) -> tuple[Tensor, Tensor]:
     return getattr(lstm, f"bias_ih_l{layer}").view(4, -1), getattr(lstm, f"bias_hh_l{layer}").view(4, -1)
 
 
+def layer_weights(lstm: nn.LSTM, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer's weights of its inputs and of h, each (4 D, D), and its bias (4 D,); its gates are o, i, f, g."""
+    weights = [getattr(lstm, f"weight_{kind}_l{layer}").unflatten(0, (4, -1)) for kind in ("ih", "hh")]
+    input_weight, hidden_weight, input_bias, hidden_bias = (
+        torch.cat([gates[3:], gates[:3]]).flatten(0, 1) for gates in (*weights, *gate_biases(lstm, layer))
+    )
+    return input_weight, hidden_weight, input_bias + hidden_bias
+
+
 class LSTMStream(Stream):
     """Steps an `LSTM` core with one fused product [x, h] W a layer, in the parameters' dtype also under
     autocast.
 
-    Gates are reordered to i, f, o, g, so that one sigmoid serves three of them.
+    Gates are in the order o, i, f, g, so that one sigmoid serves three of them.
     """
 
     def __init__(self, core: LSTM, batch_size: int) -> None:
@@ -151,7 +165,7 @@ class LSTMStream(Stream):
         for xh, c, weight, bias in zip(self.inputs, self.cells, self.weights, self.biases, strict=True):
             xh[:, :width] = x
             gates = torch.addmm(bias, xh, weight)
-            i, f, o = gates[:, : 3 * width].sigmoid_().chunk(3, dim=1)
+            o, i, f = gates[:, : 3 * width].sigmoid_().chunk(3, dim=1)
             c.mul_(f).addcmul_(i, gates[:, 3 * width :].tanh_())
             x = c.tanh().mul_(o)
             xh[:, width:] = x
@@ -171,17 +185,8 @@ class LSTMStream(Stream):
         h = state["h"].detach().transpose(0, 1)  # (L, B, D)
         self.cells = state["c"].detach().transpose(0, 1).clone(memory_format=torch.contiguous_format)
         self.inputs = torch.cat([torch.zeros_like(h), h], dim=-1)  # (L, B, 2 D): the rows [x, h]
-        lstm = self.core.lstm
         self.weights, self.biases = [], []
         for layer in range(self.core.num_layers):
-            input_weight, hidden_weight = (getattr(lstm, f"weight_{kind}_l{layer}") for kind in ("ih", "hh"))
-            input_bias, hidden_bias = gate_biases(lstm, layer)
-            weight = torch.cat([input_weight, hidden_weight], dim=1)  # (4 D, 2 D)
-            self.weights.append(sigmoids_first(weight.view(4, -1, weight.shape[1])).t().contiguous())
-            self.biases.append(sigmoids_first(input_bias + hidden_bias))
-
-
-def sigmoids_first(gates: Tensor) -> Tensor:
-    """(4, D, ...) in torch's order i, f, g, o -> (4 D, ...) in the order i, f, o, g."""
-    i, f, g, o = gates
-    return torch.cat([i, f, o, g])
+            input_weight, hidden_weight, bias = layer_weights(self.core.lstm, layer)
+            self.weights.append(torch.cat([input_weight, hidden_weight], dim=1).t().contiguous())  # (2 D, 4 D)
+            self.biases.append(bias)

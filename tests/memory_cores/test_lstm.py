@@ -9,23 +9,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_cores.episodes import cut_at_resets
 from memory_cores.lstm import LSTM, gate_biases
 
 
-def by_hand(core: LSTM, x: torch.Tensor, reset: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def by_hand(
+    core: LSTM, x: torch.Tensor, reset: torch.Tensor, state: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Every row and step on its own; h and c start from zeros wherever reset is True."""
-    batch, steps, width = x.shape
-    y = torch.empty_like(x)
-    h, c = (x.new_zeros(core.num_layers, batch, width) for _ in range(2))
-    for b in range(batch):
-        hb, cb = h[:, b : b + 1].clone(), c[:, b : b + 1].clone()
-        for t in range(steps):
+    rows, states = [], []
+    for b in range(len(x)):
+        h, c = (state[name][b, :, None] for name in ("h", "c"))
+        outputs = []
+        for t in range(x.shape[1]):
             if reset[b, t]:
-                hb, cb = torch.zeros_like(hb), torch.zeros_like(cb)
-            y[b, t], (hb, cb) = core.lstm(x[b : b + 1, t : t + 1], (hb, cb))
-        h[:, b], c[:, b] = hb[:, 0], cb[:, 0]
-    return y, {"h": h.transpose(0, 1), "c": c.transpose(0, 1)}
+                h, c = torch.zeros_like(h), torch.zeros_like(c)
+            y, (h, c) = core.lstm(x[b : b + 1, t : t + 1], (h, c))
+            outputs.append(y[0, 0])
+        rows.append(torch.stack(outputs))
+        states.append((h[:, 0], c[:, 0]))
+    h, c = (torch.stack(of_rows) for of_rows in zip(*states, strict=True))
+    return torch.stack(rows), {"h": h, "c": c}
 
 
 @given(seed=st.integers(0, 10**6), rate=st.sampled_from([0.0, 0.2, 0.7, 1.0]), layers=st.integers(1, 2))
@@ -34,24 +37,26 @@ def test_equals_torch_stepped_by_hand(seed: int, rate: float, layers: int) -> No
     torch.manual_seed(seed)
     core = LSTM(d_model=5, num_layers=layers).double()
     x, reset = torch.randn(3, 8, 5, dtype=torch.float64), torch.rand(3, 8) < rate
-    output = core(x, core.initial_state(3), reset)
-    y, state = by_hand(core, x, reset)
+    before = {name: torch.randn(3, layers, 5, dtype=torch.float64) for name in ("h", "c")}
+    output = core(x, before, reset)
+    y, after = by_hand(core, x, reset, before)
     torch.testing.assert_close(output.y, y)
-    torch.testing.assert_close(output.state, state)
+    torch.testing.assert_close(output.state, after)
 
 
-@given(st.data())
-def test_pieces_cover_every_step_once(data: st.DataObject) -> None:
-    batch, steps = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
-    flags = data.draw(st.lists(st.booleans(), min_size=batch * steps, max_size=batch * steps))
-    reset = torch.tensor(flags).view(batch, steps)
-    pieces = cut_at_resets(reset)
-    x = torch.arange(batch * steps).view(batch, steps, 1).double()
-    packed = pieces.pack(x)
-    assert packed.data.shape[0] == batch * steps == int(pieces.batch_sizes.sum())
-    assert torch.equal(pieces.unpack(packed, steps), x)
-    assert len(pieces.row) == batch + int(reset[:, 1:].sum())
-    assert int(pieces.continues.sum()) == batch - int(reset[:, 0].sum())
+@given(seed=st.integers(0, 10**6), rate=st.sampled_from([0.1, 0.5, 1.0]), layers=st.integers(1, 2))
+def test_gradient_with_resets_is_that_of_torch_stepped_by_hand(seed: int, rate: float, layers: int) -> None:
+    torch.manual_seed(seed)
+    core = LSTM(d_model=4, num_layers=layers).double()
+    state = {name: torch.randn(3, layers, 4, dtype=torch.float64) for name in ("h", "c")}
+    x, reset = torch.randn(3, 7, 4, dtype=torch.float64, requires_grad=True), torch.rand(3, 7) < rate
+    reset[0, 3] = True
+    weight = torch.randn(3, 7, 4, dtype=torch.float64)
+    inputs = [x, *core.parameters()]
+    y, _ = by_hand(core, x, reset, state)
+    expected = torch.autograd.grad((y * weight).sum(), inputs)
+    found = torch.autograd.grad((core(x, state, reset).y * weight).sum(), inputs)
+    torch.testing.assert_close(found, expected)
 
 
 def test_forget_gates_start_open() -> None:
