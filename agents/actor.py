@@ -54,7 +54,7 @@ class Acting:
         """Actions (B, ...) on the entries of B rows, and their log-probabilities (B,)."""
         observation = {name: torch.from_numpy(leaf) for name, leaf in entry.observation.items()}
         x = self.policy.embed(observation, torch.from_numpy(entry.last_action), torch.from_numpy(entry.last_reward))
-        parameters, _ = self.policy.heads(self.stream.step(x, torch.from_numpy(entry.reset)))
+        parameters = self.policy.actor_head(self.stream.step(x, torch.from_numpy(entry.reset)))
         distribution = self.policy.distribution
         if self.greedy:
             action = distribution.mode(parameters)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.features import joined, one_hot
+
 
 class ActionDistribution(nn.Module, ABC):
     """A family of distributions over one action space; `parameters` (..., P) are what the policy head puts out."""
@@ -62,11 +64,10 @@ class Categorical(ActionDistribution):
         return [F.log_softmax(part, dim=-1) for part in torch.split(parameters, self.sizes, dim=-1)]
 
     def _to_action(self, choices: list[Tensor]) -> Tensor:
-        action = torch.stack(choices, dim=-1)
-        return action.squeeze(-1) if self.scalar else action
+        return choices[0] if self.scalar else torch.stack(choices, dim=-1)
 
-    def _to_choices(self, action: Tensor) -> Tensor:
-        return action[..., None] if self.scalar else action
+    def _to_choices(self, action: Tensor) -> list[Tensor]:
+        return [action] if self.scalar else list(action.unbind(dim=-1))
 
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         return self.sample_with_log_prob(parameters, generator)[0]
@@ -84,11 +85,11 @@ class Categorical(ActionDistribution):
         return self._to_action([part.argmax(dim=-1) for part in torch.split(parameters, self.sizes, dim=-1)])
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
-        return self._log_prob(self._log_softmaxes(parameters), list(self._to_choices(action).unbind(dim=-1)))
+        return self._log_prob(self._log_softmaxes(parameters), self._to_choices(action))
 
     def _log_prob(self, log_softmaxes: list[Tensor], choices: list[Tensor]) -> Tensor:
         parts = zip(log_softmaxes, choices, strict=True)
-        return torch.cat([log_p.gather(-1, choice[..., None]) for log_p, choice in parts], dim=-1).sum(dim=-1)
+        return joined([log_p.gather(-1, choice[..., None]) for log_p, choice in parts]).sum(dim=-1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
         # exp(-inf) * -inf is NaN where a probability underflows: those terms are zero.
@@ -97,9 +98,7 @@ class Categorical(ActionDistribution):
 
     def features(self, action: Tensor) -> Tensor:
         """One-hot choices."""
-        choices = self._to_choices(action).unbind(dim=-1)
-        hot = [F.one_hot(choice, size) for choice, size in zip(choices, self.sizes, strict=True)]
-        return torch.cat(hot, dim=-1).to(torch.float32)
+        return joined([one_hot(*part) for part in zip(self._to_choices(action), self.sizes, strict=True)])
 
 
 class Gaussian(ActionDistribution):

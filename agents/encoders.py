@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.features import joined, one_hot
 from envs import Leaf, leaves
 
 Network = Literal["auto", "mlp", "shallow", "deep"]
@@ -96,17 +97,16 @@ class VectorEncoder(nn.Module):
     def __init__(self, space: gym.spaces.Box) -> None:
         super().__init__()
         self.num_features = int(np.prod(space.shape))
-        if np.issubdtype(space.dtype, np.floating):
-            low, span = np.zeros(self.num_features), np.ones(self.num_features)
-        else:
-            low = space.low.ravel().astype(np.float64)
-            span = np.maximum(space.high.ravel().astype(np.float64) - low, 1.0)
+        self.is_real = np.issubdtype(space.dtype, np.floating)
+        low = np.zeros(self.num_features) if self.is_real else space.low.ravel().astype(np.float64)
+        span = np.ones(self.num_features) if self.is_real else np.maximum(space.high.ravel() - low, 1.0)
         self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32), persistent=False)
         self.register_buffer("range", torch.as_tensor(span, dtype=torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, ...) -> (N, F)."""
-        return (x.flatten(1).to(self.low.dtype) - self.low) / self.range
+        flat = x.flatten(1).to(self.low.dtype)
+        return flat if self.is_real else (flat - self.low) / self.range
 
 
 class OneHotEncoder(nn.Module):
@@ -120,8 +120,7 @@ class OneHotEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (N,) or (N, number of components) -> (N, F)."""
         components = x.reshape(x.shape[0], -1).unbind(dim=1)
-        hot = [F.one_hot(c, n) for c, n in zip(components, self.sizes, strict=True)]
-        return torch.cat(hot, dim=-1)
+        return joined([one_hot(*part) for part in zip(components, self.sizes, strict=True)])
 
 
 def leaf_encoder(leaf: Leaf, network: Network = "auto") -> ImageEncoder | VectorEncoder | OneHotEncoder:
@@ -151,4 +150,4 @@ class ObservationEncoder(nn.Module):
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
         """observation: (N, ...) by the name of the leaf. Returns (N, width)."""
         features = [encoder(observation[name]) for name, encoder in zip(self.names, self.leaves, strict=True)]
-        return F.relu(self.join(torch.cat(features, dim=-1).to(self.join.weight.dtype)))
+        return F.relu(self.join(joined(features).to(self.join.weight.dtype)))

@@ -73,10 +73,6 @@ class Policy(nn.Module):
         core_input: Tensor = self.core_input(joined)
         return core_input
 
-    def heads(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Core outputs (..., D) -> action parameters (..., P) and values (...)."""
-        return self.actor_head(y), self.value_head(y).squeeze(-1)
-
     def forward(
         self,
         observation: Mapping[str, Tensor],
@@ -90,7 +86,7 @@ class Policy(nn.Module):
         flat = {name: leaf.flatten(0, 1) for name, leaf in observation.items()}
         x = self.embed(flat, last_action.flatten(0, 1), last_reward.flatten())
         core = self.core(x.view(rows, length, -1), core_state, reset)
-        return PolicyOutput(*self.heads(core.y), core)
+        return PolicyOutput(self.actor_head(core.y), self.value_head(core.y).squeeze(-1), core)
 
 
 def make_policy(config: ExperimentConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Policy:

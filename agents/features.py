@@ -1,0 +1,19 @@
+"""Features of actions and observations: one-hot choices, and parts joined into one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def one_hot(choice: Tensor, size: int) -> Tensor:
+    """choice (...) int64 below `size` -> (..., size) float32."""
+    zeros = torch.zeros(*choice.shape, size, device=choice.device)
+    return zeros.scatter_(-1, choice[..., None], 1.0)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The parts (..., F_i) side by side; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=-1)
