@@ -82,6 +82,9 @@ class AgentConfig:
     encoder: Literal["auto", "mlp", "shallow", "deep"] = "auto"
     """How images are encoded: IMPALA's shallow or deep network, flat vectors, or what suits their size."""
     encoder_width: Size = 128
+    normalize_observations: bool = False
+    """To mean 0 and variance 1 over all that was learned from; where most inputs hardly ever change, the few that do
+    are lost to a network without it."""
     discount: Fraction = 0.99
     rho_bar: Positive = 1.0
     c_bar: Positive = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents.features import joined, one_hot
+from agents.moments import RunningMoments, SumInPlace
 from envs import Leaf, leaves
 
 Network = Literal["auto", "mlp", "shallow", "deep"]
@@ -62,12 +64,15 @@ def stacks_frames(shape: tuple[int, ...]) -> bool:
 
 
 class ImageEncoder(nn.Module):
-    """Convolutions over (H, W, C) images or (C, H, W) stacks of frames, scaled to [0, 1] by the bounds of the space."""
+    """Convolutions over (H, W, C) images or (C, H, W) stacks of frames, scaled to [0, 1] by the bounds of the space.
+
+    If asked they are then normalised, each pixel by itself.
+    """
 
     low: Tensor
     range: Tensor
 
-    def __init__(self, space: gym.spaces.Box, network: Network = "auto") -> None:
+    def __init__(self, space: gym.spaces.Box, network: Network = "auto", normalize: bool = False) -> None:
         super().__init__()
         self.channel_axis = 0 if stacks_frames(space.shape) else 2
         channels = space.shape[self.channel_axis]
@@ -78,35 +83,49 @@ class ImageEncoder(nn.Module):
         low, high = float(space.low.min()), float(space.high.max())
         self.register_buffer("low", torch.tensor(low), persistent=False)
         self.register_buffer("range", torch.tensor(max(high - low, 1e-8)), persistent=False)
+        self.moments = RunningMoments(space.shape) if normalize else None
         with torch.no_grad():
             self.num_features = int(self.convolutions(torch.zeros(1, channels, height, width)).shape[1])
 
+    def inputs(self, x: Tensor) -> Tensor:
+        """x, as observed, scaled to [0, 1]."""
+        return (x.to(self.low.dtype) - self.low) / self.range
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, H, W, C) or, stacked, (N, C, H, W) -> (N, F)."""
-        scaled = (x.to(self.low.dtype) - self.low) / self.range
-        features: Tensor = self.convolutions(scaled.movedim(1 + self.channel_axis, 1))
+        x = self.inputs(x)
+        if self.moments is not None:
+            x = self.moments(x)
+        features: Tensor = self.convolutions(x.movedim(1 + self.channel_axis, 1))
         return features
 
 
 class VectorEncoder(nn.Module):
-    """Boxes of any other rank, flattened; integers are scaled to [0, 1] by their bounds, reals taken as they are."""
+    """Boxes of any other rank, flattened; integers are scaled to [0, 1] by their bounds, reals taken as they are, and
+    both normalised if asked."""
 
     low: Tensor
     range: Tensor
 
-    def __init__(self, space: gym.spaces.Box) -> None:
+    def __init__(self, space: gym.spaces.Box, normalize: bool = False) -> None:
         super().__init__()
         self.num_features = int(np.prod(space.shape))
+        self.moments = RunningMoments((self.num_features,)) if normalize else None
         self.is_real = np.issubdtype(space.dtype, np.floating)
         low = np.zeros(self.num_features) if self.is_real else space.low.ravel().astype(np.float64)
         span = np.ones(self.num_features) if self.is_real else np.maximum(space.high.ravel() - low, 1.0)
         self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32), persistent=False)
         self.register_buffer("range", torch.as_tensor(span, dtype=torch.float32), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (N, ...) -> (N, F)."""
+    def inputs(self, x: Tensor) -> Tensor:
+        """x (N, ...), as observed, as vectors (N, F)."""
         flat = x.flatten(1).to(self.low.dtype)
         return flat if self.is_real else (flat - self.low) / self.range
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, ...) -> (N, F)."""
+        vectors = self.inputs(x)
+        return vectors if self.moments is None else self.moments(vectors)
 
 
 class OneHotEncoder(nn.Module):
@@ -123,11 +142,12 @@ class OneHotEncoder(nn.Module):
         return joined([one_hot(*part) for part in zip(components, self.sizes, strict=True)])
 
 
-def leaf_encoder(leaf: Leaf, network: Network = "auto") -> ImageEncoder | VectorEncoder | OneHotEncoder:
+def leaf_encoder(leaf: Leaf, network: Network, normalize: bool) -> ImageEncoder | VectorEncoder | OneHotEncoder:
     """The encoder of one leaf of an observation space; by "mlp" images are vectors as well."""
     if isinstance(leaf.space, gym.spaces.Box):
-        is_image = len(leaf.shape) == 3 and min(leaf.shape[:2]) >= 3
-        return ImageEncoder(leaf.space, network) if is_image and network != "mlp" else VectorEncoder(leaf.space)
+        if network != "mlp" and len(leaf.shape) == 3 and min(leaf.shape[:2]) >= 3:
+            return ImageEncoder(leaf.space, network, normalize)
+        return VectorEncoder(leaf.space, normalize)
     assert leaf.high is not None
     return OneHotEncoder([int(n) for n in leaf.high.ravel()])
 
@@ -138,10 +158,10 @@ class ObservationEncoder(nn.Module):
     Raises ValueError on an image network where no leaf is an image, or one that is too small.
     """
 
-    def __init__(self, space: gym.Space[Any], width: int, network: Network = "auto") -> None:
+    def __init__(self, space: gym.Space[Any], width: int, network: Network = "auto", normalize: bool = False) -> None:
         super().__init__()
         self.names = [leaf.name for leaf in leaves(space)]
-        encoders = [leaf_encoder(leaf, network) for leaf in leaves(space)]
+        encoders = [leaf_encoder(leaf, network, normalize) for leaf in leaves(space)]
         if network in ("shallow", "deep") and not any(isinstance(encoder, ImageEncoder) for encoder in encoders):
             raise ValueError(f"encoder {network}: expected an image (H, W, C) in the observation space, got {space}")
         self.leaves = nn.ModuleList(encoders)
@@ -151,3 +171,10 @@ class ObservationEncoder(nn.Module):
         """observation: (N, ...) by the name of the leaf. Returns (N, width)."""
         features = [encoder(observation[name]) for name, encoder in zip(self.names, self.leaves, strict=True)]
         return F.relu(self.join(joined(features).to(self.join.weight.dtype)))
+
+    @torch.no_grad()
+    def update_moments(self, observation: Mapping[str, Tensor], sum_over_learners: SumInPlace | None = None) -> None:
+        """Take observations (N, ...) into account where they are normalised; of several learners those of all."""
+        for name, encoder in zip(self.names, self.leaves, strict=True):
+            if isinstance(encoder, ImageEncoder | VectorEncoder) and encoder.moments is not None:
+                encoder.moments.update(encoder.inputs(observation[name]), sum_over_learners)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from agents.config import AgentConfig, ExperimentConfig
+from agents.moments import SumInPlace
 from agents.policy import Policy, scale_reward
 from agents.schedules import scheduled
 from agents.unroll import Batch
 from agents.vtrace import vtrace
-
-SumInPlace = Callable[[Tensor], None]
 
 
 class TrainingError(Exception):
@@ -140,6 +138,9 @@ class Learner:
         if torch.isfinite(gradient_norm) and torch.isfinite(loss.detach()):
             self.optimizer.step()
             self.skipped_in_a_row = 0
+            # Not before the loss: actors normalised these observations without knowing them.
+            seen = {name: leaf[:, :-1].flatten(0, 1) for name, leaf in batch.observation.items()}
+            self.policy.encoder.update_moments(seen, self.sum_over_learners)
         else:
             self.skipped_updates += 1
             self.skipped_in_a_row += 1

@@ -27,7 +27,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from agents.config import ExperimentConfig
-from agents.learner import Learner, SumInPlace, TrainingError
+from agents.learner import Learner, TrainingError
+from agents.moments import SumInPlace
 from agents.policy import make_policy
 from agents.unroll import Unroll, batch
 

@@ -46,12 +46,13 @@ class Policy(nn.Module):
         reward_scale: float = 1.0,
         reward_clip: float | None = None,
         encoder: Network = "auto",
+        normalize_observations: bool = False,
     ) -> None:
         super().__init__()
         self.reward_scale = reward_scale
         self.reward_clip = reward_clip
         self.distribution = action_distribution(action_space)
-        self.encoder = ObservationEncoder(observation_space, encoder_width, encoder)
+        self.encoder = ObservationEncoder(observation_space, encoder_width, encoder, normalize_observations)
         self.core_input = nn.Linear(encoder_width + self.distribution.num_features + 1, core.d_model)
         self.core = core
         self.actor_head = nn.Linear(core.d_model, self.distribution.num_parameters)
@@ -101,4 +102,5 @@ def make_policy(config: ExperimentConfig, observation_space: gym.Space[Any], act
         agent.reward_scale,
         agent.reward_clip,
         agent.encoder,
+        agent.normalize_observations,
     )

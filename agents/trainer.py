@@ -135,6 +135,7 @@ class ImpalaTrainer:
             "core": {"name": core.name, "d_model": core.d_model, **core.options},
             "encoder": self.config.agent.encoder,
             "encoder_width": self.config.agent.encoder_width,
+            "normalize_observations": self.config.agent.normalize_observations,
             "observation_space": str(self.observation_space),
             "action_space": str(self.action_space),
         }

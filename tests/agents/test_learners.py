@@ -27,7 +27,7 @@ def update_thrice(trainer: ImpalaTrainer) -> None:
 
 def test_two_learners_make_the_update_of_one_stay_equal_and_end_with_their_cause(make_config: MakeConfig) -> None:
     # Truncations give the shards different numbers of transitions.
-    fields = {"batch_size": 16, "unroll_length": 12, "optimizer": "rmsprop"}
+    fields = {"batch_size": 16, "unroll_length": 12, "optimizer": "rmsprop", "normalize_observations": True}
     one = ImpalaTrainer(make_config(RANDOM_EPISODES, **fields))
     two = ImpalaTrainer(make_config(RANDOM_EPISODES, num_learners=2, **fields))
     try:
