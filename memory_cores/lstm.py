@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -11,9 +13,12 @@ from memory_cores.core import CoreOutput, MemoryCore, State, Stream
 from memory_cores.lstm_layer import lstm_layer
 from memory_cores.validation import at_least, check_call, check_state, check_step, raise_problems
 
+STEPS_WORTH_A_CALL = 8
+"""Where episodes begin more often than this, calls of torch.nn.LSTM between them cost more than they save."""
+
 
 class LSTM(MemoryCore):
-    """LSTM layers; a call without resets is one call of torch.nn.LSTM.
+    """LSTM layers; between resets by torch.nn.LSTM, but by `lstm_layer` where they are many.
 
     State: h and c, each (B, L, D). Input weights start at N(0, 1 / D), so that unit inputs open some gates and close
     others, and recurrent ones orthogonal. The forget gates start with a bias of 1, or, given `max_dependency`, gates
@@ -83,17 +88,31 @@ class LSTM(MemoryCore):
         x = x.to(state["h"].dtype)
         if self.adaptive:
             return self.ponder(x, state, reset)
-        h, c = (state[name].detach().transpose(0, 1).contiguous() for name in ("h", "c"))  # (L, B, D)
-        if reset is None or not reset.any():
-            y, (h, c) = self.lstm(x, (h, c))
+        before = tuple(state[name].detach().transpose(0, 1).contiguous() for name in ("h", "c"))  # each (L, B, D)
+        begins = [] if reset is None else reset.any(dim=0).nonzero().flatten().tolist()
+        if reset is None or len(begins) * STEPS_WORTH_A_CALL <= x.shape[1]:
+            y, h, c = self.run_between_resets(x, before, reset, begins)
         else:
             with torch.autocast(x.device.type, enabled=False):
-                y, h, c = self.run_with_resets(x, (h, c), reset)
+                y, h, c = self.run_with_resets(x, before, reset)
         h, c = (tensor.detach().transpose(0, 1).to(x.dtype).contiguous() for tensor in (h, c))
         return CoreOutput(y, {"h": h, "c": c}, {}, {})
 
-    def run_with_resets(self, x: Tensor, before: tuple[Tensor, Tensor], reset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All layers over x (B, T, D) from the h and c (L, B, D) before it: y, h and c, in the parameters' type."""
+    def run_between_resets(
+        self, x: Tensor, before: tuple[Tensor, ...], reset: Tensor | None, begins: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All layers over x (B, T, D) from the h and c (L, B, D) before it, cut at the steps where episodes begin."""
+        h, c = before
+        outputs = []
+        for start, stop in itertools.pairwise(sorted({0, *begins, x.shape[1]})):
+            if reset is not None and start in begins:
+                h, c = (states.masked_fill(reset[:, start, None], 0.0) for states in (h, c))
+            y, (h, c) = self.lstm(x[:, start:stop], (h, c))
+            outputs.append(y)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), h, c
+
+    def run_with_resets(self, x: Tensor, before: tuple[Tensor, ...], reset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same at one go, in the parameters' type."""
         kept = (~reset).t().to(x.dtype)[..., None]  # (T, B, 1)
         y = x.transpose(0, 1).contiguous()
         h, c = (list(states) for states in before)
