@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 from numpy.typing import NDArray
 
@@ -83,20 +83,39 @@ class Group:
     label: str
     runs: list[Run]
 
+    @property
+    def task(self) -> str:
+        """The environment; nothing for a model of text or audio."""
+        return str(self.runs[0].config.get("env.id", ""))
+
 
 def read_runs(folders: Sequence[Path]) -> list[Group]:
-    """The runs grouped by configuration without seed and name, labelled by core and what else differs."""
+    """The runs grouped by configuration without seed and name, labelled by core and what else differs on its task.
+
+    Groups of one environment follow each other.
+    """
     by_config: dict[str, list[Run]] = {}
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
         run = _read_run(folder)
         shared = {key: value for key, value in run.config.items() if key not in _SAME_EXPERIMENT}
         by_config.setdefault(json.dumps(shared, sort_keys=True, default=str), []).append(run)
-    groups = list(by_config.values())
-    return [Group(label, runs) for label, runs in zip(_labels(groups), groups, strict=True)]
+    by_task: dict[str, list[list[Run]]] = {}
+    for runs in by_config.values():
+        by_task.setdefault(Group("", runs).task, []).append(runs)
+    return [
+        Group(label, runs) for groups in by_task.values() for label, runs in zip(_labels(groups), groups, strict=True)
+    ]
+
+
+def by_task(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups of each task, in order."""
+    tasks = dict.fromkeys(group.task for group in groups)
+    return [[group for group in groups if group.task == task] for task in tasks]
 
 
 def draw(groups: Sequence[Group], output: Path) -> None:
-    """Write the PNG with one panel a metric and one line a group: the mean over its seeds, and their range.
+    """Write the PNG with a row of panels a task, one a metric, and one line a group: the mean over its seeds, and their
+    range.
 
     What is measured on held-out data has two panels, against steps and against seconds of training.
     Raises ReportError if the file cannot be written.
@@ -109,47 +128,63 @@ def draw(groups: Sequence[Group], output: Path) -> None:
 
 def figure_of(groups: Sequence[Group]) -> Figure:
     """The figure that `draw` writes."""
+    tasks = by_task(groups)
+    columns = max(len(_kinds(task)) for task in tasks)
+    figure = Figure(figsize=(6.4 * columns, 4.4 * len(tasks)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    for row, task in zip(figure.subfigures(len(tasks), 1, squeeze=False)[:, 0], tasks, strict=True):
+        _draw_task(row, task, columns)
+        if len(tasks) > 1:
+            row.suptitle(task[0].task)
+    return figure
+
+
+def _kinds(groups: Sequence[Group]) -> list[tuple[str, bool]]:
+    """The panels that groups need: each a tag, and whether it is drawn against seconds."""
     runs = [run for group in groups for run in group.runs]
-    kinds = [
+    return [
         (tag, by_time)
         for tag in CURVES
         for by_time in (False, True)
         if any(run.curve(tag, by_time) for run in runs) and (tag.startswith("validation/") or not by_time)
     ]
-    figure = Figure(figsize=(6.4 * len(kinds), 4.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, len(kinds), column + 1) for column in range(len(kinds))]
+
+
+def _draw_task(figure: SubFigure, groups: Sequence[Group], columns: int) -> None:
+    """The panels of one task in one row, and their legend."""
+    kinds = _kinds(groups)
+    axes = [figure.add_subplot(1, columns, column + 1) for column in range(len(kinds))]
     for panel, (tag, by_time) in zip(axes, kinds, strict=True):
         for index, group in enumerate(groups):
             _draw_group(panel, tag, by_time, group, index)
         if tag == "validation/bits_per_sample":
-            _draw_floors(panel, runs)
+            _draw_floors(panel, [run for group in groups for run in group.runs])
         _dress(panel, tag, by_time)
     legend = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     handles, labels = list(legend.values()), list(legend)
     spread = any(len(group.runs) > 1 for group in groups)
     title = "mean over seeds; band: lowest to highest seed" if spread else None
-    columns = 1 if max(map(len, labels)) > 40 else min(len(labels), 2 * len(kinds))
     figure.legend(
         handles,
         labels,
         loc="outside lower center",
-        ncols=columns,
+        ncols=1 if max(map(len, labels)) > 40 else min(len(labels), 2 * len(kinds)),
         frameon=False,
         title=title,
         title_fontsize=9,
     )
-    return figure
 
 
 def table(groups: Sequence[Group]) -> str:
     """Runs, steps and final values of each group as text; a value is `mean [lowest, highest]` over seeds."""
     tags = [tag for tag in CURVES if any(tag in run.curves for group in groups for run in group.runs)]
-    rows = [["experiment", "runs", "steps", *(f"final {tag}" for tag in tags)]]
+    several = len(by_task(groups)) > 1
+    rows = [[*(["task"] if several else []), "experiment", "runs", "steps", *(f"final {tag}" for tag in tags)]]
     for group in groups:
         steps = [run.last_step for run in group.runs]
         span = f"{min(steps):,.0f}" if min(steps) == max(steps) else f"{min(steps):,.0f} to {max(steps):,.0f}"
-        rows.append([group.label, str(len(group.runs)), span, *(_final(group, tag) for tag in tags)])
+        task = [group.task] if several else []
+        rows.append([*task, group.label, str(len(group.runs)), span, *(_final(group, tag) for tag in tags)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -13,13 +13,13 @@ from reverie.cli import main
 from reverie.report import bins, figure_of, read_runs, table
 
 
-def write_run(root, name, seed, core, slope, success=True, steps=200_000, **options):
+def write_run(root, name, seed, core, slope, success=True, steps=200_000, env="reverie/TMaze-v0", **options):
     folder = root / name
     folder.mkdir()
     generator = np.random.default_rng(seed)
     text = "".join(f"  {key}: {value}\n" for key, value in options.items())
     (folder / "config.yaml").write_text(
-        f"env: {{id: reverie/TMaze-v0}}\ncore:\n  name: {core}\n{text}train: {{seed: {seed}}}\nrun: {{name: {name}}}\n"
+        f"env: {{id: {env}}}\ncore:\n  name: {core}\n{text}train: {{seed: {seed}}}\nrun: {{name: {name}}}\n"
     )
     with (folder / "metrics.jsonl").open("w") as file:
         for step in range(1000, steps + 1, 1000):
@@ -53,6 +53,23 @@ def test_runs_that_differ_only_in_seed_and_name_form_a_group(runs):
     assert "150,000" in lines[3]
     assert lines[3].endswith("-")
     assert "[" in lines[1]
+
+
+def test_each_task_has_a_row_of_its_own_whose_labels_do_not_tell_it(runs, tmp_path):
+    other = [
+        write_run(tmp_path, name, 0, core, 3, False, env="Other-v0") for name, core in (("d", "lstm"), ("e", "ltm"))
+    ]
+    groups = read_runs([runs[0], other[0], runs[3], other[1]])
+    assert [(group.task, group.label) for group in groups] == [
+        ("reverie/TMaze-v0", "lstm"),
+        ("reverie/TMaze-v0", "transformer_xl"),
+        ("Other-v0", "lstm"),
+        ("Other-v0", "ltm"),
+    ]
+    rows = figure_of(groups).subfigs
+    assert [row.get_suptitle() for row in rows] == ["reverie/TMaze-v0", "Other-v0"]
+    assert [len(row.axes) for row in rows] == [2, 1]
+    assert [line.split()[0] for line in table(groups).splitlines()] == ["task", *(group.task for group in groups)]
 
 
 def test_the_report_is_a_picture_and_a_table(runs, tmp_path, capsys):
@@ -119,7 +136,8 @@ def write_audio_run(root, name, core, floors=(7.5, 5.0), clock=True):
 
 def texts(groups):
     figure = figure_of(groups)
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    (row,) = figure.subfigs
+    legend = [text.get_text() for text in row.legends[0].get_texts()]
     return [(panel.get_ylabel(), panel.get_xlabel()) for panel in figure.axes], legend, figure
 
 
