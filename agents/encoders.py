@@ -112,14 +112,15 @@ class VectorEncoder(nn.Module):
         self.num_features = int(np.prod(space.shape))
         self.moments = RunningMoments((self.num_features,)) if normalize else None
         self.is_real = np.issubdtype(space.dtype, np.floating)
-        low = np.zeros(self.num_features) if self.is_real else space.low.ravel().astype(np.float64)
-        span = np.ones(self.num_features) if self.is_real else np.maximum(space.high.ravel() - low, 1.0)
-        self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32), persistent=False)
-        self.register_buffer("range", torch.as_tensor(span, dtype=torch.float32), persistent=False)
+        if not self.is_real:
+            low = space.low.ravel().astype(np.float64)
+            span = np.maximum(space.high.ravel() - low, 1.0)
+            self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32), persistent=False)
+            self.register_buffer("range", torch.as_tensor(span, dtype=torch.float32), persistent=False)
 
     def inputs(self, x: Tensor) -> Tensor:
         """x (N, ...), as observed, as vectors (N, F)."""
-        flat = x.flatten(1).to(self.low.dtype)
+        flat = x.flatten(1).to(torch.float32)
         return flat if self.is_real else (flat - self.low) / self.range
 
     def forward(self, x: Tensor) -> Tensor:

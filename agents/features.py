@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -14,6 +12,6 @@ def one_hot(choice: Tensor, size: int) -> Tensor:
     return zeros.scatter_(-1, choice[..., None], 1.0)
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
+def joined(parts: list[Tensor]) -> Tensor:
     """The parts (..., F_i) side by side; a single one as it is."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=-1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,9 +62,12 @@ class Progress(NamedTuple):
     """Over the latest 100 episodes, unscaled; not a number before there are so many."""
 
 
-def installed(system: str, sample_factory: str) -> bool:
-    """Whether a system can be run here."""
-    return system != "sample_factory" or Path(sample_factory).exists()
+def runnable(systems: Sequence[str], sample_factory: str) -> list[str]:
+    """Those of the systems that can be run here; tells of what is left out."""
+    if "sample_factory" not in systems or Path(sample_factory).exists():
+        return list(systems)
+    print(f"sample_factory is left out: there is no {sample_factory}")
+    return [system for system in systems if system != "sample_factory"]
 
 
 def progress(setting: Setting, sample_factory: str, limit: float) -> Iterator[Progress]:

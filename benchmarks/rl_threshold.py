@@ -43,11 +43,9 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=rl_systems.NAMES, default=rl_systems.NAMES)
     parser.add_argument("--sample-factory", metavar="PYTHON", default=rl_systems.SAMPLE_FACTORY)
     arguments = parser.parse_args()
+    systems = rl_systems.runnable(arguments.systems, arguments.sample_factory)
     for seed in arguments.seeds:
-        for system in arguments.systems:
-            if not rl_systems.installed(system, arguments.sample_factory):
-                print(f"{system} is left out: there is no {arguments.sample_factory}")
-                continue
+        for system in systems:
             setting = Setting(system, "cartpole", arguments.envs, seed)
             told = rl_systems.progress(setting, arguments.sample_factory, arguments.limit + 60)
             with contextlib.closing(told):

@@ -47,9 +47,7 @@ def main() -> None:
     parser.add_argument("--envs", nargs="+", type=int, default=ENVS)
     parser.add_argument("--sample-factory", metavar="PYTHON", default=rl_systems.SAMPLE_FACTORY)
     arguments = parser.parse_args()
-    systems = [system for system in arguments.systems if rl_systems.installed(system, arguments.sample_factory)]
-    for system in set(arguments.systems) - set(systems):
-        print(f"{system} is left out: there is no {arguments.sample_factory}")
+    systems = rl_systems.runnable(arguments.systems, arguments.sample_factory)
 
     rates: dict[tuple[str, str, int], list[float]] = {}
     for number in range(arguments.rounds):

@@ -59,6 +59,11 @@ class Run:
     floors: dict[str, float]
 
     @property
+    def task(self) -> str:
+        """The environment; nothing for a model of text or audio."""
+        return str(self.config.get("env.id", ""))
+
+    @property
     def last_step(self) -> float:
         return float(max(steps[-1] for steps, _ in self.curves.values()))
 
@@ -85,8 +90,8 @@ class Group:
 
     @property
     def task(self) -> str:
-        """The environment; nothing for a model of text or audio."""
-        return str(self.runs[0].config.get("env.id", ""))
+        """That of its runs."""
+        return self.runs[0].task
 
 
 def read_runs(folders: Sequence[Path]) -> list[Group]:
@@ -99,11 +104,11 @@ def read_runs(folders: Sequence[Path]) -> list[Group]:
         run = _read_run(folder)
         shared = {key: value for key, value in run.config.items() if key not in _SAME_EXPERIMENT}
         by_config.setdefault(json.dumps(shared, sort_keys=True, default=str), []).append(run)
-    by_task: dict[str, list[list[Run]]] = {}
+    of_tasks: dict[str, list[list[Run]]] = {}
     for runs in by_config.values():
-        by_task.setdefault(Group("", runs).task, []).append(runs)
+        of_tasks.setdefault(runs[0].task, []).append(runs)
     return [
-        Group(label, runs) for groups in by_task.values() for label, runs in zip(_labels(groups), groups, strict=True)
+        Group(label, runs) for groups in of_tasks.values() for label, runs in zip(_labels(groups), groups, strict=True)
     ]
 
 
