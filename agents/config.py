@@ -16,6 +16,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -109,6 +110,8 @@ class TrainConfig:
     total_steps: Count
     """Environment steps of the whole run."""
     seed: Seed = 1
+    device: Device = "cpu"
+    """Of the learner: cpu, cuda, or cuda:N for one of several. Actors act on the CPU."""
     num_threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Threads of torch in the learner; part of what makes a resume exact."""
     log_interval: Count = 10
@@ -155,6 +158,11 @@ class ExperimentConfig:
             )
         if self.agent.inference == "learner" and not self.agent.num_actors:
             found.append('agent.inference: "learner" needs actor processes, but agent.num_actors is 0')
+        if self.agent.num_learners > 1 and self.train.device != "cpu":
+            found.append(
+                f"train.device: {self.train.device} is for a single learner, agent.num_learners is "
+                f"{self.agent.num_learners}"
+            )
         if self.agent.c_bar > self.agent.rho_bar:
             found.append(f"agent.c_bar: {self.agent.c_bar} is above agent.rho_bar = {self.agent.rho_bar}")
         return found

@@ -75,6 +75,16 @@ class Batch:
     valid: Tensor
     core_state: State
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+
+        def moved(value: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+            if isinstance(value, dict):
+                return {name: tensor.to(device) for name, tensor in value.items()}
+            return value.to(device)
+
+        return Batch(**{field.name: moved(getattr(self, field.name)) for field in fields(self)})  # type: ignore[arg-type]
+
 
 def unroll_bytes(config: ExperimentConfig, observation_space: gym.Space[Any], policy: Policy) -> int:
     """The size of one unroll of an actor, without its episodes and faults."""

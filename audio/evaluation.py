@@ -64,7 +64,7 @@ def evaluate(
     corpus = corpus_as_trained(config, trained)
     if split not in corpus.splits:
         raise InputError(f"{config.data.path}: has no {split} split; it has {', '.join(corpus.splits)}")
-    model = make_model(corpus.quantiser, config.core, config.model)
+    model = make_model(corpus.quantiser, config.core, config.model).to(config.train.device)
     load_weights(model, weights)
     scored = corpus.splits[split]
     return Evaluation(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lm.config import CoreConfig, ModelConfig, TaskConfig
+from lm.config import ExperimentConfig, TaskConfig
 from lm.corpus import Split
 from lm.errors import InputError
 from lm.evaluation import document_batches, outputs
@@ -39,17 +39,18 @@ class Answers:
     written_sequence_accuracy: float | None = None
 
 
-def evaluate_task(
-    data: TaskConfig, core: CoreConfig, model: ModelConfig, weights: Mapping[str, Tensor], split: str, batch_size: int
-) -> Answers:
-    """Score a split of a task, by answers shown and by answers written.
+def evaluate_task(config: ExperimentConfig, weights: Mapping[str, Tensor], split: str) -> Answers:
+    """Score a split of the task of a configuration, by answers shown and by answers written.
 
     Raises InputError if the weights do not fit the configuration.
     """
-    network = make_model(symbols_of(data) + 2, core, model)
-    load_weights(network, weights)
-    corpus = task_corpus(data, network.core.period)
-    return score_answers(network, data, corpus.splits[split], batch_size, write=True)
+    data = config.data
+    if not isinstance(data, TaskConfig):
+        raise InputError(f"data.path: {data.path}: a text is scored by lm.evaluation.evaluate")
+    model = make_model(symbols_of(data) + 2, config.core, config.model).to(config.train.device)
+    load_weights(model, weights)
+    corpus = task_corpus(data, model.core.period)
+    return score_answers(model, data, corpus.splits[split], config.train.batch_size, write=True)
 
 
 def task_metrics(

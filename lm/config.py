@@ -17,6 +17,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -171,6 +172,8 @@ class TrainConfig:
     evaluation_tokens: Count | None = None
     """The tokens of the validation split that those take, from its beginning; null is all."""
     seed: Seed = 1
+    device: Device = "cpu"
+    """Where the model is trained, evaluated and generates: cpu, cuda, or cuda:N for one of several."""
     num_threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Threads of torch; part of what makes a resume exact."""
     log_interval: Count = 10

@@ -82,7 +82,7 @@ def evaluate(
     data = config.data
     if not isinstance(data, DataConfig):
         raise InputError(f"data.task: {data.task}: answers are scored by lm.answers.evaluate_task")
-    model = make_model(vocabulary.size, config.core, config.model)
+    model = make_model(vocabulary.size, config.core, config.model).to(config.train.device)
     load_weights(model, weights)
     corpus = prepare(data, vocabulary)
     if split not in corpus.splits:

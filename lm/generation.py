@@ -48,6 +48,7 @@ class TokenStream:
     @torch.no_grad()
     def read(self, tokens: Tensor) -> Tensor:
         """Begin documents with tokens (B, N) int64, N >= 0 -> the core's output y (B, D) for the token after them."""
+        tokens = tokens.to(self.model.device)
         inputs = torch.cat([tokens.new_zeros(self.batch_size, 1), tokens], dim=1)
         reset = torch.zeros(inputs.shape, dtype=torch.bool, device=inputs.device)
         reset[:, 0] = True
@@ -63,4 +64,4 @@ class TokenStream:
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
         """Go on with tokens (B,) int64 -> the core's output y (B, D) for the token after them."""
-        return self.stream.step(self.model.front_end(tokens, None))
+        return self.stream.step(self.model.front_end(tokens.to(self.model.device), None))

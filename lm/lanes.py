@@ -32,6 +32,10 @@ class Segment(NamedTuple):
     reset: Tensor
     """(B, T) bool, True where a document begins."""
 
+    def to(self, device: torch.device) -> Segment:
+        """The same on a device."""
+        return Segment(*(tensor.to(device) for tensor in self))
+
 
 class Lanes:
     """Reads a split as lanes; `position`, the steps each lane has read, is its whole state."""

@@ -79,7 +79,7 @@ class NextTokenTrainer:
         self.lanes = Lanes(split, config.batch_size, config.segment_length)
         self.validate = validate
         self.identity = dict(identity)
-        self.model = model.train()
+        self.model = model.to(config.device).train()
         self.core_state = model.core.initial_state(config.batch_size)
         self.optimizer = make_optimizer(model, config)
         self.average = None if config.ema_decay is None else parameters_of(model)
@@ -102,8 +102,8 @@ class NextTokenTrainer:
         num_targets = sum(int((segment.targets != IGNORED).sum()) for segment in segments)
         sums: dict[str, Tensor] = {}
         for segment in segments:
-            for tag, value in self._backward(segment, num_targets, period).items():
-                sums[tag] = sums.get(tag, torch.zeros(())) + value
+            for tag, value in self._backward(segment.to(self.model.device), num_targets, period).items():
+                sums[tag] = sums[tag] + value if tag in sums else value
             self.step_count += segment.targets.numel()
         metrics = {tag: float(total) for tag, total in sums.items()}
         gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.max_grad_norm))
@@ -186,24 +186,32 @@ class NextTokenTrainer:
             "skipped_updates": self.skipped_updates,
             "skipped_in_a_row": self.skipped_in_a_row,
             "torch_generator": torch.get_rng_state(),
+            "device_generator": None if self.model.device.type == "cpu" else torch.cuda.get_rng_state(self.model.device),
         }
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> list[str]:
         """Continue from `weights()` and `state()`; returns warnings about what could not be restored exactly."""
         load_weights(self.model, weights)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.core_state = dict(state["core_state"])
+        device = self.model.device
+        self.core_state = {name: tensor.to(device) for name, tensor in state["core_state"].items()}
         self.lanes.position = state["position"]
         for count in ("step_count", "update_count", "skipped_updates", "skipped_in_a_row"):
             setattr(self, count, state[count])
         torch.set_rng_state(state["torch_generator"])
-        if (self.average is None) == (state["average"] is None):
-            self.average = state["average"]
-            return []
-        if self.average is None:
-            return ["train.ema_decay is now null: the moving average of the weights is dropped"]
-        self.average = parameters_of(self.model)
-        return ["train.ema_decay was null before: the moving average begins at the weights of this checkpoint"]
+        warnings = []
+        if (state["device_generator"] is None) != (device.type == "cpu"):
+            warnings.append(f"train.device is now {self.config.device}: the resume is not exact")
+        elif state["device_generator"] is not None:
+            torch.cuda.set_rng_state(state["device_generator"], device)
+        if state["average"] is None and self.average is not None:
+            self.average = parameters_of(self.model)
+            warnings.append("train.ema_decay was null before: the moving average begins at this checkpoint's weights")
+        elif state["average"] is not None and self.average is None:
+            warnings.append("train.ema_decay is now null: the moving average of the weights is dropped")
+        elif state["average"] is not None:
+            self.average = {name: tensor.to(device) for name, tensor in state["average"].items()}
+        return warnings
 
     def close(self) -> None:
         """There is nothing to release."""

@@ -29,6 +29,7 @@ from lm.model import LanguageModel, Sampling, load_weights
 from lm.trainer import NextTokenTrainer, evaluated_weights
 from reverie.checkpoint import Checkpoint
 from reverie.config import load_experiment
+from reverie.device import require_device
 from reverie.errors import UserError
 from reverie.language_model import AS_TRAINED, combinations, print_table
 from reverie.run_folder import CONFIG, newest_checkpoint
@@ -114,7 +115,7 @@ def generate(
     quantiser = QUANTISERS[trained.quantiser["name"]]
     rate, gain = int(trained.quantiser["rate"]), float(trained.quantiser["gain"])
     torch.set_num_threads(config.train.num_threads)
-    model = make_model(quantiser, config.core, config.model)
+    model = make_model(quantiser, config.core, config.model).to(config.train.device)
     load_weights(model, trained.weights)
     start = torch.zeros(0, dtype=torch.int64) if prompt is None else read_prompt(prompt, quantiser, rate, gain)
     num_samples = max(round(seconds * rate), 1)
@@ -155,6 +156,7 @@ def _experiment(run: Path, overrides: Sequence[str]) -> audio.config.ExperimentC
     config = load_experiment(run / CONFIG, overrides)
     if not isinstance(config, audio.config.ExperimentConfig):
         raise UserError(f"{run}: is not a model of audio")
+    require_device(config.train.device)
     return config
 
 

@@ -91,7 +91,9 @@ def make_trainer(config: Experiment, address: str | None = None) -> tuple[Traine
     import agents.config
     import audio.config
     import lm.config
+    from reverie.device import require_device
 
+    require_device(config.train.device)
     if address is not None and not isinstance(config, agents.config.ExperimentConfig):
         raise UserError("--address: for agents only")
     if isinstance(config, audio.config.ExperimentConfig):

@@ -32,6 +32,7 @@ from lm.vocabularies import described
 from lm.vocabulary import Vocabulary
 from reverie.checkpoint import Checkpoint
 from reverie.config import load_experiment
+from reverie.device import require_device
 from reverie.errors import UserError
 from reverie.run_folder import CONFIG, newest_checkpoint
 
@@ -78,8 +79,7 @@ def _score(config: ExperimentConfig, trained: Trained, split: str, by_frequency:
     if isinstance(config.data, TaskConfig):
         if by_frequency:
             raise UserError("--by-frequency: for text only; a task has no words")
-        batch_size = config.train.batch_size
-        return evaluate_task(config.data, config.core, config.model, trained.weights, split, batch_size)
+        return evaluate_task(config, trained.weights, split)
     return score(config, trained.vocabulary, trained.weights, split, by_frequency)
 
 
@@ -99,7 +99,7 @@ def generate(
     config = _experiment(run, overrides)
     trained = _trained(run)
     torch.set_num_threads(config.train.num_threads)
-    model = make_model(trained.vocabulary.size, config.core, config.model)
+    model = make_model(trained.vocabulary.size, config.core, config.model).to(config.train.device)
     load_weights(model, trained.weights)
     raw = os.fsencode(prompt)  # as it was typed, also where that is not UTF-8
     tokens = trained.vocabulary.encode(raw, "--prompt")
@@ -151,6 +151,7 @@ def _experiment(run: Path, overrides: Sequence[str]) -> ExperimentConfig:
     config = load_experiment(run / CONFIG, overrides)
     if not isinstance(config, ExperimentConfig):
         raise UserError(f"{run}: trains an agent, not a language model")
+    require_device(config.train.device)
     return config
 
 

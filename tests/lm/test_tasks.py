@@ -175,13 +175,14 @@ def test_a_model_learns_to_copy_and_its_scores_say_so(experiment: Experiment) ->
     assert rows[0]["loss/next_token"] > math.log(3) - 0.3
     assert rows[-1]["validation/symbol_accuracy"] > 0.95
     assert rows[-1]["validation/nats_per_token"] < 0.3
-    result = evaluate_task(data, config.core, config.model, trainer.weights(), "validation", 8)
+    result = evaluate_task(config, trainer.weights(), "validation")
     assert result.shown_symbol_accuracy == pytest.approx(rows[-1]["validation/symbol_accuracy"])
     assert result.shown_sequence_accuracy == pytest.approx(rows[-1]["validation/sequence_accuracy"])
     assert result.written_symbol_accuracy is not None
     assert result.written_symbol_accuracy > 0.9
     assert result.sequences == 20
-    other = evaluate_task(data, config.core, config.model, trainer.weights(), "validation", 3)
+    others = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=3))
+    other = evaluate_task(others, trainer.weights(), "validation")
     assert other.nats_per_symbol == pytest.approx(result.nats_per_symbol, abs=1e-5)
     few = score_answers(trainer.model, data, trainer.lanes.split, 8, write=False, limit=1)
     assert few.sequences == 1

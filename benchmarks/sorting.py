@@ -1,0 +1,77 @@
+"""The sorting task of Martins et al. (2109.00301) for several cores, lengths and seeds, and a table of their accuracies.
+
+    python benchmarks/sorting.py [--lengths 512 1024 2048] [--cores transformer_xl compressive infinity] [--seeds 1 2 3]
+        [--parallel 1] [--root runs/sorting] [KEY=VALUE ...]
+
+Each run is `reverie train text/sorting_CORE` and `reverie evaluate`, --parallel at a time; KEY=VALUE overrides all
+configurations. Accuracies are of the 20 symbols of an answer, written one by one or shown the right ones before it;
+equally frequent symbols may come in any order. The runs stay under --root for `reverie report`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CORES = ("transformer_xl", "compressive", "infinity")
+COLUMNS = ("written_symbol_accuracy", "written_sequence_accuracy", "shown_symbol_accuracy", "nats_per_symbol")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run of the table."""
+
+    length: int
+    core: str
+    seed: int
+
+
+def run(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train and score one setting; its answers' figures and the seconds of its training."""
+    name = f"sorting_{setting.length}_{setting.core}_{setting.seed}"
+    folder = Path(arguments.root) / name
+    train = [
+        "train", f"text/sorting_{setting.core}", "--overwrite", f"data.length={setting.length}",
+        f"train.seed={setting.seed}", f"run.name={name}", f"run.root={arguments.root}", *arguments.overrides,
+    ]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "reverie", *train], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(train)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    seconds = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
+    evaluate = [sys.executable, "-m", "reverie", "evaluate", str(folder), "--json"]
+    scored = json.loads(subprocess.run(evaluate, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    result = {**vars(setting), "seconds": seconds, "step": scored["step"], **{key: scored[key] for key in COLUMNS}}
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048])
+    parser.add_argument("--cores", nargs="+", choices=CORES, default=CORES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--root", default="runs/sorting")
+    arguments = parser.parse_intermixed_args()
+    settings = [Setting(*s) for s in itertools.product(arguments.lengths, arguments.cores, arguments.seeds)]
+    with ThreadPoolExecutor(arguments.parallel) as pool:
+        results = list(pool.map(lambda setting: run(setting, arguments), settings))
+    print(f"\n{'length':>6}  {'core':16}" + "".join(f"{column.replace('_', ' '):>30}" for column in COLUMNS))
+    for length, core in itertools.product(arguments.lengths, arguments.cores):
+        rows = [result for result in results if (result["length"], result["core"]) == (length, core)]
+        cells = [[row[column] for row in rows] for column in COLUMNS]
+        shown = "".join(f"{statistics.mean(cell):12.4f} ({min(cell):.4f} to {max(cell):.4f})"[:30].rjust(30) for cell in cells)
+        print(f"{length:6}  {core:16}{shown}")
+
+
+if __name__ == "__main__":
+    main()
