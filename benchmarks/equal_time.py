@@ -1,6 +1,6 @@
 """Train several next-token models for the same time and score each on the whole validation split.
 
-    python benchmarks/equal_time.py CONFIG [CONFIG ...] [--minutes 30] [--parallel 2] [--root ROOT] [KEY=VALUE ...]
+    python benchmarks/equal_time.py CONFIG [CONFIG ...] [--minutes 30] [--parallel 2] [--root ROOT] [--unscored] [KEY=VALUE ...]
 
 A configuration of lm/ or audio/ says how many tokens a run takes, since its learning rate follows them. Here each is
 measured first, for --rate-seconds of updates and one evaluation, which gives the number of tokens that fills --minutes
@@ -9,6 +9,8 @@ at a time, each with the threads of its configuration; the measurement is made b
 KEY=VALUE overrides all configurations. The table has the seconds that each run did take, evaluations and checkpoints
 included, and the bits per byte or sample; for a text also those of bz2 and xz at their highest levels, each file of the
 split by itself. All figures of the evaluations are printed above it; the runs stay under --root for `reverie report`.
+With --unscored they are only trained: a model that trains on a CPU in half an hour may take as long to be scored, and
+`reverie evaluate RUN train.device=cuda` does that elsewhere in seconds.
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ def compare(config: str, arguments: argparse.Namespace) -> dict[str, Any]:
         f"train.evaluation_interval={max(updates // EVALUATIONS, 1)}", f"train.learning_rate.warmup_steps={warm_up}",
     )  # fmt: skip
     seconds = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
-    score = json.loads(printed("-m", "reverie", "evaluate", str(run), "--json"))
+    score = {} if arguments.unscored else json.loads(printed("-m", "reverie", "evaluate", str(run), "--json"))
     return {"name": name, "parameters": rate.parameters, "steps": updates * rate.tokens, "seconds": seconds, **score}
 
 
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=2)
     parser.add_argument("--root", default="runs/equal_time")
     parser.add_argument("--rate-seconds", type=float, default=45.0)
+    parser.add_argument("--unscored", action="store_true")
     parser.add_argument("--rate", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_intermixed_args()
     arguments.overrides = [word for word in arguments.configs if "=" in word]

@@ -1,0 +1,71 @@
+"""Let models of speech go on from the same beginning of a held-out clip, and draw log-mel spectrograms of it all.
+
+    python benchmarks/continuations.py OUTPUT.png RUN [RUN ...] [--seconds 5] [--prompt-seconds 1] [--clip 0] [--parallel 2]
+        [KEY=VALUE ...]
+
+The clip is one of the validation split of the first run, as a model hears it: quantised, with the corpus's gain. It is
+drawn above, then for each run the prompt and what `reverie generate` writes after it, with seed 0 and temperature 1.
+Each WAV file stays in its run folder, under continuation/. KEY=VALUE overrides configurations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from matplotlib.image import imsave
+
+from audio import waveform
+from audio.config import ExperimentConfig
+from audio.corpus import prepare
+from audio.listening import HeardClip, log_mel_picture
+from reverie.config import load_experiment
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--prompt-seconds", type=float, default=1.0)
+    parser.add_argument("--clip", type=int, default=0)
+    parser.add_argument("--parallel", type=int, default=2)
+    arguments = parser.parse_intermixed_args()
+    overrides = [word for word in arguments.runs if "=" in word]
+    runs = [Path(word) for word in arguments.runs if "=" not in word]
+    config = load_experiment(runs[0] / "config.yaml", overrides)
+    if not isinstance(config, ExperimentConfig):
+        raise SystemExit(f"{runs[0]}: is not a model of audio")
+    corpus = prepare(config.data)
+    split = corpus.splits["validation"]
+    starts = [*split.starts.tolist(), len(split.tokens)]
+    real = corpus.quantiser.decode(split.tokens[starts[arguments.clip] : starts[arguments.clip + 1]])
+    prompt = real[: round(arguments.prompt_seconds * corpus.rate)]
+
+    def go_on(run: Path) -> HeardClip:
+        folder = run / "continuation"
+        folder.mkdir(exist_ok=True)
+        waveform.write(folder / "prompt.wav", prompt / corpus.gain, corpus.rate)
+        command = [
+            "generate", str(run), "--prompt", str(folder / "prompt.wav"), "--seconds", str(arguments.seconds),
+            "--output", str(folder), "--json", *overrides,
+        ]  # fmt: skip
+        done = subprocess.run([sys.executable, "-m", "reverie", *command], check=True, stdout=subprocess.PIPE, text=True)
+        written = json.loads(done.stdout)
+        bits, rate = written["files"][0]["bits_per_sample"], written["samples_per_second"]
+        print(f"{run.name:32} {bits:.3f} bits/sample {rate:10,.0f} samples/s", flush=True)
+        clip = waveform.read(Path(written["files"][0]["path"]))
+        return HeardClip(f"{run.name}, {bits:.2f} bits a sample", clip.samples, {})
+
+    with ThreadPoolExecutor(arguments.parallel) as pool:
+        written = list(pool.map(go_on, runs))
+    title = f"clip {arguments.clip} of validation; its first {arguments.prompt_seconds:g} s are the prompt below"
+    imsave(arguments.output, log_mel_picture([[HeardClip(title, real, {})], *([clip] for clip in written)], corpus.rate))
+
+
+if __name__ == "__main__":
+    main()
