@@ -1,7 +1,7 @@
 """Let models of speech go on from the same beginning of a held-out clip, and draw log-mel spectrograms of it all.
 
-    python benchmarks/continuations.py OUTPUT.png RUN [RUN ...] [--seconds 5] [--prompt-seconds 1] [--clip 0] [--parallel 2]
-        [KEY=VALUE ...]
+    python benchmarks/continuations.py OUTPUT.png RUN [RUN ...] [--seconds 5] [--prompt-seconds 1] [--clip 0]
+        [--parallel 2] [KEY=VALUE ...]
 
 The clip is one of the validation split of the first run, as a model hears it: quantised, with the corpus's gain. It is
 drawn above, then for each run the prompt and what `reverie generate` writes after it, with seed 0 and temperature 1.
@@ -51,10 +51,12 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         waveform.write(folder / "prompt.wav", prompt / corpus.gain, corpus.rate)
         command = [
-            "generate", str(run), "--prompt", str(folder / "prompt.wav"), "--seconds", str(arguments.seconds),
-            "--output", str(folder), "--json", *overrides,
+            sys.executable, "-m", "reverie", "generate", str(run), "--prompt", str(folder / "prompt.wav"),
+            "--seconds", str(arguments.seconds), "--output", str(folder), "--json", *overrides,
         ]  # fmt: skip
-        done = subprocess.run([sys.executable, "-m", "reverie", *command], check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "reverie", *command], check=True, stdout=subprocess.PIPE, text=True
+        )
         written = json.loads(done.stdout)
         bits, rate = written["files"][0]["bits_per_sample"], written["samples_per_second"]
         print(f"{run.name:32} {bits:.3f} bits/sample {rate:10,.0f} samples/s", flush=True)
@@ -64,7 +66,9 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.parallel) as pool:
         written = list(pool.map(go_on, runs))
     title = f"clip {arguments.clip} of validation; its first {arguments.prompt_seconds:g} s are the prompt below"
-    imsave(arguments.output, log_mel_picture([[HeardClip(title, real, {})], *([clip] for clip in written)], corpus.rate))
+    imsave(
+        arguments.output, log_mel_picture([[HeardClip(title, real, {})], *([clip] for clip in written)], corpus.rate)
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Train several next-token models for the same time and score each on the whole validation split.
 
-    python benchmarks/equal_time.py CONFIG [CONFIG ...] [--minutes 30] [--parallel 2] [--root ROOT] [--unscored] [KEY=VALUE ...]
+    python benchmarks/equal_time.py CONFIG [CONFIG ...] [--minutes 30] [--parallel 2] [--root ROOT] [--unscored]
+        [KEY=VALUE ...]
 
 A configuration of lm/ or audio/ says how many tokens a run takes, since its learning rate follows them. Here each is
 measured first, for --rate-seconds of updates and one evaluation, which gives the number of tokens that fills --minutes

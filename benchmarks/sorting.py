@@ -1,4 +1,4 @@
-"""The sorting task of Martins et al. (2109.00301) for several cores, lengths and seeds, and a table of their accuracies.
+"""The sorting task of Martins et al. (2109.00301) for several cores, lengths and seeds, and their accuracies.
 
     python benchmarks/sorting.py [--lengths 512 1024 2048] [--cores transformer_xl compressive infinity] [--seeds 1 2 3]
         [--parallel 1] [--root runs/sorting] [KEY=VALUE ...]
@@ -65,12 +65,16 @@ def main() -> None:
     settings = [Setting(*s) for s in itertools.product(arguments.lengths, arguments.cores, arguments.seeds)]
     with ThreadPoolExecutor(arguments.parallel) as pool:
         results = list(pool.map(lambda setting: run(setting, arguments), settings))
-    print(f"\n{'length':>6}  {'core':16}" + "".join(f"{column.replace('_', ' '):>30}" for column in COLUMNS))
+    print(f"\n{'length':>6}  {'core':16}" + "".join(f"{column.replace('_', ' '):>28}" for column in COLUMNS))
     for length, core in itertools.product(arguments.lengths, arguments.cores):
         rows = [result for result in results if (result["length"], result["core"]) == (length, core)]
-        cells = [[row[column] for row in rows] for column in COLUMNS]
-        shown = "".join(f"{statistics.mean(cell):12.4f} ({min(cell):.4f} to {max(cell):.4f})"[:30].rjust(30) for cell in cells)
-        print(f"{length:6}  {core:16}{shown}")
+        cells = [spread([row[column] for row in rows]) for column in COLUMNS]
+        print(f"{length:6}  {core:16}" + "".join(f"{cell:>28}" for cell in cells))
+
+
+def spread(values: list[float]) -> str:
+    """The mean and the range of the seeds."""
+    return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 if __name__ == "__main__":

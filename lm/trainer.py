@@ -176,6 +176,7 @@ class NextTokenTrainer:
 
     def state(self) -> dict[str, Any]:
         """Everything besides the weights that the rest of the run depends on: plain data and tensors."""
+        device = self.model.device
         return {
             "optimizer": self.optimizer.state_dict(),
             "core_state": dict(self.core_state),
@@ -186,7 +187,7 @@ class NextTokenTrainer:
             "skipped_updates": self.skipped_updates,
             "skipped_in_a_row": self.skipped_in_a_row,
             "torch_generator": torch.get_rng_state(),
-            "device_generator": None if self.model.device.type == "cpu" else torch.cuda.get_rng_state(self.model.device),
+            "device_generator": None if device.type == "cpu" else torch.cuda.get_rng_state(device),
         }
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> list[str]:

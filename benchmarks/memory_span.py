@@ -1,0 +1,70 @@
+"""What one layer with 32 slots of memory remembers: a T-maze whose cue lies 51 steps before the choice.
+
+    python benchmarks/memory_span.py [--seeds 1 2 3] [--parallel 1] [--root runs/memory_span] [KEY=VALUE ...]
+
+The slots are 32 remembered steps of a Transformer-XL; 16 remembered steps and 16 compressed slots, of 4 steps or of 1
+each, of a Compressive Transformer; 8 remembered steps and a signal of 24 basis functions of an infinity-former. One
+layer, so that no layer hands the cue on to the next. Each run is `reverie train` and `reverie evaluate` over 200
+episodes, --parallel at a time; KEY=VALUE overrides all configurations. The runs stay under --root for `reverie report`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SETTINGS = {
+    "transformer_xl": ("rl/tmaze_transformer_xl", ["core.memory_length=32"]),
+    "compressive": ("rl/tmaze_compressive", ["core.memory_length=16", "core.compressed_length=16"]),
+    "compressive_rate_1": (
+        "rl/tmaze_compressive",
+        ["core.memory_length=16", "core.compressed_length=16", "core.compression_rate=1"],
+    ),
+    "infinity": (
+        "rl/tmaze_infinity",
+        [
+            *("core.memory_length=8", "core.granularity=8"),
+            *("core.num_basis=24", "core.narrow_width=0.05", "core.wide_width=0.1"),
+        ],
+    ),
+}
+"""Configuration and options by name."""
+
+
+def run(name: str, seed: int, arguments: argparse.Namespace) -> str:
+    """Train and evaluate one setting; a line on what came of it."""
+    config, options = SETTINGS[name]
+    folder = Path(arguments.root) / f"{name}_{seed}"
+    overrides = ["core.num_layers=1", *options, f"train.seed={seed}", *arguments.overrides]
+    placed = [f"run.name={folder.name}", f"run.root={arguments.root}"]
+    reverie = [sys.executable, "-m", "reverie"]
+    subprocess.run([*reverie, "train", config, "--overwrite", *overrides, *placed], check=True)
+    evaluate = [*reverie, "evaluate", str(folder), "--episodes", "200", "--json"]
+    scored = json.loads(subprocess.run(evaluate, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    return (
+        f"{name:20} seed {seed}  success {scored['success_rate']:.3f}  mean return {scored['mean_return']:.3f}  "
+        f"{scored['step']:,} steps  {last['seconds']:.0f} s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--root", default="runs/memory_span")
+    arguments = parser.parse_intermixed_args()
+    settings = itertools.product(arguments.seeds, SETTINGS)
+    with ThreadPoolExecutor(arguments.parallel) as pool:
+        for line in pool.map(lambda setting: run(setting[1], setting[0], arguments), settings):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
