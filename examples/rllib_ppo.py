@@ -1,6 +1,7 @@
 """RLlib's own PPO with one of our memory cores on a T-maze, whose cue must be remembered along the corridor.
 
-    python examples/rllib_ppo.py [--core transformer_xl] [--length 20] [--steps 400000] [--env-runners 2]
+    python examples/rllib_ppo.py [--core transformer_xl] [--length 20] [--steps 400000] [--seed 1]
+        [--env-runners 2]
 
 Prints return and length of episodes against environment steps and seconds, and stops early once the last 100 episodes
 earned 0.95 on average (a right choice is worth 1, a wrong one -1).
@@ -23,7 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"transformer_xl": {"num_layers": 2, "memor
 ENOUGH = 0.95
 
 
-def make_config(core: str, length: int, env_runners: int) -> Any:
+def make_config(core: str, length: int, seed: int, env_runners: int) -> Any:
     """PPO with sequences of 32 steps; `minibatch_size` counts sequences, each padded to that length."""
     from ray.rllib.algorithms.ppo import PPOConfig
 
@@ -40,16 +41,16 @@ def make_config(core: str, length: int, env_runners: int) -> Any:
             train_batch_size_per_learner=4096,
             minibatch_size=32,
             num_epochs=4,
-            lr=5e-4,
+            lr=3e-4,
             gamma=0.99,
             lambda_=0.95,
-            entropy_coeff=0.01,
+            entropy_coeff=0.003,
             vf_loss_coeff=0.5,
             vf_clip_param=10.0,
             use_kl_loss=False,
             grad_clip=0.5,
         )
-        .debugging(seed=1, log_level="ERROR")
+        .debugging(seed=seed, log_level="ERROR")
     )
 
 
@@ -58,10 +59,11 @@ def main() -> None:
     parser.add_argument("--core", default="transformer_xl")
     parser.add_argument("--length", type=int, default=20)
     parser.add_argument("--steps", type=int, default=400_000)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--env-runners", type=int, default=2)
     arguments = parser.parse_args()
     ray = start_ray(arguments.env_runners)
-    algorithm = make_config(arguments.core, arguments.length, arguments.env_runners).build_algo()
+    algorithm = make_config(arguments.core, arguments.length, arguments.seed, arguments.env_runners).build_algo()
     start, steps, mean_return = time.monotonic(), 0, float("-inf")
     print(f"{'steps':>9} {'seconds':>8} {'return':>7} {'length':>7}")
     try:
