@@ -34,7 +34,8 @@ class AttentionUse:
             key = torch.arange(block.stop - keys, block.stop, device=weights.device)
             remembered = key < query - (phase + query) % self.schedule.granularity
             attention = weights[..., slots:].mean(dim=1) * remembered
-            self.received[:, block.start : block.start + keys] += attention.sum(dim=1)
+            stop = self.schedule.capacity + block.stop
+            self.received[:, stop - keys : stop] += attention.sum(dim=1)
         if block.stop == self.window.episode.shape[1]:
             present = (phase + block.stop - 1) % self.schedule.granularity + 1
             last = weights[:, :, -1].mean(dim=(0, 1))

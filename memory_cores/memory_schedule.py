@@ -14,6 +14,7 @@ keeps the slot, which then stands for its new steps alone.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -128,26 +129,34 @@ class MemorySchedule:
     def window(self, age: Tensor, phase: Tensor, reset: Tensor | None, steps: int) -> Window:
         """The attention masks of a call of `steps` steps, in query blocks, and the age and phase after it.
 
-        age, phase: (B,) int64 before the call. reset: (B, T) bool. Long calls are cut into blocks of about
-        the memory's capacity, so that attention costs O(T * capacity) and not O(T * T).
+        age, phase: (B,) int64 before the call. reset: (B, T) bool. Long calls are cut into blocks, so that attention
+        costs O(T * memory_length) and not O(T * T).
         """
         first_phase = self.shared_phase(phase)
         time = torch.arange(steps, device=age.device)
         episode = (-age)[:, None].expand(-1, steps)
         if reset is not None:
             episode = torch.where(reset, time, episode).cummax(1).values
-        block = max(self.capacity, MIN_QUERY_BLOCK)
+        borders = self.borders(first_phase, steps)
         return Window(
-            [
-                self.query_block(start, min(start + block, steps), first_phase, episode)
-                for start in range(0, steps, block)
-            ],
+            [self.query_block(start, stop, first_phase, episode) for start, stop in itertools.pairwise(borders)],
             self.compressed_length + self.new_slots(first_phase, steps - 1),
             first_phase,
             episode,
             age=(steps - episode[:, -1]).clamp(max=self.span),
             phase=(phase + steps) % self.granularity,
         )
+
+    def borders(self, first_phase: int, steps: int) -> list[int]:
+        """Where the query blocks of a call of `steps` steps begin, and its end.
+
+        Blocks begin where the memory moves on: a block sees all that its first step sees, and that is least there.
+        """
+        borders = [0]
+        for step in range((self.memory_length - first_phase) % self.granularity, steps, self.granularity):
+            if step - borders[-1] >= MIN_QUERY_BLOCK:
+                borders.append(step)
+        return [*borders, steps]
 
     def boundary(self, first_phase: int, step: int) -> int:
         """b of a call's step, counted from the call's first step."""
@@ -163,10 +172,11 @@ class MemorySchedule:
         """What the steps [start, stop) of a call see. episode: (B, T), where each step's episode begins."""
         query = torch.arange(start, stop, device=episode.device)[:, None]
         context = self.memory_length + (query + first_phase - self.memory_length) % self.granularity
-        key = torch.arange(start - self.capacity, stop, device=episode.device)
+        first = self.boundary(first_phase, start)  # no later step looks further back
+        key = torch.arange(first, stop, device=episode.device)
         begin = episode[:, start:stop, None]
         mask = (key <= query) & (key >= query - context) & (key >= begin)
-        first_key = self.compressed_length + self.new_slots(first_phase, episode.shape[1] - 1) + start
+        first_key = self.compressed_length + self.new_slots(first_phase, episode.shape[1] - 1) + self.capacity + first
         steps = slice(first_key, first_key + len(key))
         if not self.compressed_length:
             return QueryBlock(start, stop, slice(first_key, first_key), steps, mask[:, None])

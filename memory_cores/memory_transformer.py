@@ -61,7 +61,7 @@ class MemoryTransformer(MemoryCore):
         schedule = self.schedule
         if self.relative:
             rate, slots = schedule.compression_rate, schedule.compressed_length
-            longest = window.blocks[0].stop
+            longest = max(block.stop - block.start for block in window.blocks)
             farthest = schedule.span + -(-longest // rate) * rate - 1
             slot_distances = [
                 schedule.context(window.first_phase + block.start) + 1 + rate * (slots - 1) for block in window.blocks

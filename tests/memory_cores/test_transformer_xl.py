@@ -153,16 +153,40 @@ def test_context_reaches_back_to_the_boundary(n: int, g: int, t: int) -> None:
     assert n <= context <= schedule.capacity
 
 
-@given(steps=st.integers(1, 9), age=st.integers(0, 8), n=st.integers(0, 6), g=st.integers(1, 4))
-def test_every_query_sees_itself_and_nothing_later(steps: int, age: int, n: int, g: int) -> None:
+@given(
+    steps=st.integers(1, 400),
+    n=st.integers(0, 200),
+    g=st.integers(1, 150),
+    phase=st.integers(0, 149),
+    age=st.integers(0, 400),
+    reset_rate=st.sampled_from([0.0, 0.02]),
+)
+def test_each_query_sees_its_episode_from_its_boundary_on(
+    steps: int, n: int, g: int, phase: int, age: int, reset_rate: float
+) -> None:
     schedule = MemorySchedule(n, g)
-    ages = torch.tensor([min(age, schedule.capacity)])
-    reset = torch.rand(1, steps) < 0.3
-    window = schedule.window(ages, torch.zeros(1, dtype=torch.int64), reset, steps)
+    first_phase = phase % g
+    reset = torch.rand(1, steps, generator=torch.Generator().manual_seed(steps)) < reset_rate
+    window = schedule.window(torch.tensor([min(age, schedule.span)]), torch.tensor([first_phase]), reset, steps)
+    assert [block.start for block in window.blocks] + [steps] == [0] + [block.stop for block in window.blocks]
+    begins = -min(age, schedule.span)
     for block in window.blocks:
-        for query in range(block.stop - block.start):
-            assert block.mask[0, 0, query, schedule.capacity + query]
-            assert not block.mask[0, 0, query, schedule.capacity + query + 1 :].any()
+        keys = block.mask.shape[-1]
+        assert (block.steps.start, block.steps.stop) == (
+            schedule.capacity + block.stop - keys,
+            schedule.capacity + block.stop,
+        )
+        for query in range(block.start, block.stop):
+            begins = query if reset[0, query] else begins
+            seen = block.stop - keys + block.mask[0, 0, query - block.start].nonzero()[:, 0]
+            assert seen.tolist() == list(range(max(query - schedule.context(first_phase + query), begins), query + 1))
+
+
+@given(n=st.integers(0, 400), g=st.integers(1, 300), phase=st.integers(0, 299))
+def test_blocks_have_no_key_that_none_of_their_queries_sees(n: int, g: int, phase: int) -> None:
+    schedule = MemorySchedule(n, g)
+    window = schedule.window(torch.tensor([schedule.span]), torch.tensor([phase % g]), None, 700)
+    assert all(block.mask.any(dim=2).all() for block in window.blocks)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
