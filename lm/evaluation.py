@@ -26,7 +26,7 @@ from lm.vocabulary import CharacterVocabulary, Vocabulary
 from lm.words import WordVocabulary
 
 CALL_LENGTH = 512
-"""Steps of one call of the model."""
+"""Steps of one call of the model, rounded up to whole periods of its core, in which attention costs least."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def validation_metrics(model: LanguageModel, corpus: Corpus, train: TrainConfig)
 
 
 def total_nats(
-    model: LanguageModel, split: Split, batch_size: int, call_length: int = CALL_LENGTH, limit: int | None = None
+    model: LanguageModel, split: Split, batch_size: int, call_length: int | None = None, limit: int | None = None
 ) -> float:
     """- log p of a split, or of its first `limit` tokens, with up to `batch_size` documents side by side."""
     return float(token_nats(model, split, batch_size, call_length, limit).sum())
@@ -125,7 +125,7 @@ def total_nats(
 
 @torch.no_grad()
 def token_nats(
-    model: LanguageModel, split: Split, batch_size: int, call_length: int = CALL_LENGTH, limit: int | None = None
+    model: LanguageModel, split: Split, batch_size: int, call_length: int | None = None, limit: int | None = None
 ) -> NDArray[np.float64]:
     """- log p (N,) of each token of a split, or of its first `limit`; 0 of those that are not to be predicted."""
     was_training = model.training
@@ -149,13 +149,15 @@ def document_batches(split: Split, batch_size: int, limit: int | None) -> Iterat
 
 
 def outputs(
-    model: LanguageModel, split: Split, documents: list[tuple[int, int]], call_length: int = CALL_LENGTH
+    model: LanguageModel, split: Split, documents: list[tuple[int, int]], call_length: int | None = None
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Run documents, the longest first, from nothing to their ends, `call_length` steps a call.
+    """Run documents, the longest first, from nothing to their ends, `call_length` steps a call (None is CALL_LENGTH).
 
     Of each call: the places (rows, steps) in the split; the targets there, IGNORED past a document's end and where
     nothing is to be predicted; and the core's outputs y (rows, steps, D).
     """
+    period = model.core.period
+    call_length = call_length or -(-CALL_LENGTH // period) * period
     state = model.core.initial_state(len(documents))
     longest = documents[0][1] - documents[0][0]
     for time in range(0, longest, call_length):
