@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from audio.quantiser import QUANTISERS, Quantiser
 from audio.waveform import Samples
 from lm.corpus import Split
 from lm.errors import InputError
-from lm.prepared import MANIFEST, cache_root, file_sha256, making, open_numbers, read_manifest
+from lm.prepared import MANIFEST, cache_root, file_sha256, making, open_numbers, opened_or_made, read_manifest
 
 FORMAT = 1
 PIECE = 2**22
@@ -73,14 +72,9 @@ def prepare(config: DataConfig, gain: float | None = None) -> AudioCorpus:
         sources = find_sources(config)
         digests = [_digest(source) for source in sources]
         folder = _place(config, sources, digests, gain)
-        manifest = _open(folder)
-        if manifest is None:
-            _make(folder, config, sources, digests, gain)
-            manifest = _open(folder)
+        manifest = opened_or_made(folder, _open, lambda place: _make(place, config, sources, digests, gain))
     except OSError as error:
         raise InputError(f"{error.filename or config.path}: {error.strerror or error}") from error
-    if manifest is None:
-        raise InputError(f"{folder}: what was just written there cannot be read back")
     _report_skipped(manifest["skipped"], len(sources), config.strict)
     _warn_of_shared_clips(sources, digests)
     splits = {name: _split(folder, name, entry) for name, entry in manifest["splits"].items()}
@@ -112,19 +106,12 @@ def _place(config: DataConfig, sources: Sequence[Source], digests: Sequence[str]
     return cache_root(config.cache) / f"audio-{digest[:32]}"
 
 
-def _open(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder that verifies; None where there is none."""
-    if not folder.exists():
-        return None
-    try:
-        manifest = read_manifest(folder)
-        for name, entry in manifest["splits"].items():
-            _split(folder, name, entry)
-        _ = manifest["rate"], manifest["gain"], manifest["skipped"], QUANTISERS[manifest["quantiser"]]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        logger.warning("%s: is damaged and prepared anew: %s", folder, error)
-        shutil.rmtree(folder)
-        return None
+def _open(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder; raises as `opened_or_made` expects."""
+    manifest = read_manifest(folder)
+    for name, entry in manifest["splits"].items():
+        _split(folder, name, entry)
+    _ = manifest["rate"], manifest["gain"], manifest["skipped"], QUANTISERS[manifest["quantiser"]]
     return manifest
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from lm.config import DataConfig
 from lm.documents import SPLITS, Document, find_documents
 from lm.errors import InputError
-from lm.prepared import MANIFEST, cache_root, file_sha256, making, open_numbers, read_manifest
+from lm.prepared import MANIFEST, cache_root, file_sha256, making, open_numbers, opened_or_made, read_manifest
 from lm.vocabularies import described, make_vocabulary
 from lm.vocabulary import Tokens, Vocabulary
 
@@ -73,14 +72,9 @@ def prepare(config: DataConfig, vocabulary: Vocabulary | None = None) -> Corpus:
         documents = find_documents(config)
         digests = {path: file_sha256(path) for path in dict.fromkeys(document.path for document in documents)}
         folder = _place(config, documents, digests, vocabulary)
-        corpus = _open(folder)
-        if corpus is None:
-            _make(folder, config, documents, digests, vocabulary)
-            corpus = _open(folder)
+        corpus = opened_or_made(folder, _open, lambda place: _make(place, config, documents, digests, vocabulary))
     except OSError as error:
         raise InputError(f"{error.filename or config.path}: {error.strerror or error}") from error
-    if corpus is None:
-        raise InputError(f"{folder}: what was just written there cannot be read back")
     _warn_of_equal_splits(corpus)
     return corpus
 
@@ -101,18 +95,11 @@ def _settings(config: DataConfig) -> dict[str, Any]:
     return {"tokens": config.tokens, "size": config.vocabulary_size, "min_count": config.min_count}
 
 
-def _open(folder: Path) -> Corpus | None:
-    """The corpus in a folder; None where there is none, or none that verifies."""
-    if not folder.exists():
-        return None
-    try:
-        manifest = read_manifest(folder)
-        vocabulary = described(manifest["vocabulary"])
-        splits = {name: _open_split(folder, name, entry) for name, entry in manifest["splits"].items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        logger.warning("%s: is damaged and prepared anew: %s", folder, error)
-        shutil.rmtree(folder)
-        return None
+def _open(folder: Path) -> Corpus:
+    """The corpus in a folder; raises as `opened_or_made` expects."""
+    manifest = read_manifest(folder)
+    vocabulary = described(manifest["vocabulary"])
+    splits = {name: _open_split(folder, name, entry) for name, entry in manifest["splits"].items()}
     return Corpus(vocabulary, splits, hashlib.sha256(json.dumps(manifest["splits"]).encode()).hexdigest())
 
 

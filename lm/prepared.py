@@ -5,16 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lm.errors import InputError
+
 MANIFEST = "manifest.json"
+
+Contents = TypeVar("Contents")
+
+logger = logging.getLogger(__name__)
 
 
 def cache_root(cache: str | None) -> Path:
@@ -22,6 +30,24 @@ def cache_root(cache: str | None) -> Path:
     if cache is not None:
         return Path(cache)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reverie" / "corpora"
+
+
+def opened_or_made(folder: Path, read: Callable[[Path], Contents], make: Callable[[Path], None]) -> Contents:
+    """What `read` finds in a folder, which `make` fills first where it is missing or damaged.
+
+    `read` raises OSError, ValueError, LookupError, TypeError or AttributeError on a damaged folder, which is deleted.
+    """
+    if folder.exists():
+        try:
+            return read(folder)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            logger.warning("%s: is damaged and prepared anew: %s", folder, error)
+            shutil.rmtree(folder)
+    make(folder)
+    try:
+        return read(folder)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}: what was just written there cannot be read back: {error}") from error
 
 
 @contextlib.contextmanager
