@@ -103,7 +103,6 @@ class Learner:
     def __init__(self, policy: Policy, config: ExperimentConfig, sum_over_learners: SumInPlace | None = None) -> None:
         """`sum_over_learners` adds up a tensor over all learners of the run, in place; None for a single one."""
         self.policy = policy.to(config.train.device).train()
-        self.device = torch.device(config.train.device)
         self.sum_over_learners = sum_over_learners
         self.config = config
         self.optimizer = make_optimizer(policy, config.agent)
@@ -125,7 +124,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
-        batch = batch.to(self.device)
+        batch = batch.to(self.config.train.device)
         self.optimizer.zero_grad(set_to_none=True)
         transitions = batch.valid.sum()
         if self.sum_over_learners is not None:

@@ -75,7 +75,7 @@ class Batch:
     valid: Tensor
     core_state: State
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
         """The same on a device."""
 
         def moved(value: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:

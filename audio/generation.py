@@ -77,7 +77,7 @@ def _draw(head: Head, y: Tensor, sampling: Sampling, generator: torch.Generator)
     """Codes (B,) from outputs (B, D), and what the model makes them cost in nats (B,)."""
     if not isinstance(head, CategoricalHead):
         drawn = head.sample(y, sampling, generator)
-        return drawn, head.losses(y, drawn.to(y.device)).double()
+        return drawn, head.losses(y, drawn.to(y.device)).cpu().double()
     log_probabilities = head.log_probabilities(y).cpu()  # where the generator is
     plain = sampling == Sampling()  # then the sorting is saved
     weights = log_probabilities.exp() if plain else sampling_probabilities(log_probabilities, sampling)

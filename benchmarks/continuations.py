@@ -3,20 +3,19 @@
     python benchmarks/continuations.py OUTPUT.png RUN [RUN ...] [--seconds 5] [--prompt-seconds 1] [--clip 0]
         [--parallel 2] [KEY=VALUE ...]
 
-The clip is one of the validation split of the first run, as a model hears it: quantised, with the corpus's gain. It is
-drawn above, then for each run the prompt and what `reverie generate` writes after it, with seed 0 and temperature 1.
-Each WAV file stays in its run folder, under continuation/. KEY=VALUE overrides configurations.
+The clip is one of the validation split of the first run, as a model hears it, quantised. It is drawn above, then for
+each run the prompt and what `reverie generate` writes after it, with seed 0 and temperature 1. Each WAV file stays in
+its run folder, under continuation/. KEY=VALUE overrides configurations.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from command_line import printed
 from matplotlib.image import imsave
 
 from audio import waveform
@@ -43,32 +42,26 @@ def main() -> None:
     corpus = prepare(config.data)
     split = corpus.splits["validation"]
     starts = [*split.starts.tolist(), len(split.tokens)]
-    real = corpus.quantiser.decode(split.tokens[starts[arguments.clip] : starts[arguments.clip + 1]])
+    codes = split.tokens[starts[arguments.clip] : starts[arguments.clip + 1]]
+    real = corpus.quantiser.decode(codes) / corpus.gain
     prompt = real[: round(arguments.prompt_seconds * corpus.rate)]
 
     def go_on(run: Path) -> HeardClip:
         folder = run / "continuation"
         folder.mkdir(exist_ok=True)
-        waveform.write(folder / "prompt.wav", prompt / corpus.gain, corpus.rate)
-        command = [
-            sys.executable, "-m", "reverie", "generate", str(run), "--prompt", str(folder / "prompt.wav"),
-            "--seconds", str(arguments.seconds), "--output", str(folder), "--json", *overrides,
-        ]  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "reverie", *command], check=True, stdout=subprocess.PIPE, text=True
-        )
-        written = json.loads(done.stdout)
-        bits, rate = written["files"][0]["bits_per_sample"], written["samples_per_second"]
-        print(f"{run.name:32} {bits:.3f} bits/sample {rate:10,.0f} samples/s", flush=True)
-        clip = waveform.read(Path(written["files"][0]["path"]))
-        return HeardClip(f"{run.name}, {bits:.2f} bits a sample", clip.samples, {})
+        waveform.write(folder / "prompt.wav", prompt, corpus.rate)
+        options = ["--prompt", str(folder / "prompt.wav"), "--seconds", str(arguments.seconds), "--output", str(folder)]
+        written = json.loads(printed("-m", "reverie", "generate", str(run), *options, "--json", *overrides))
+        (file,) = written["files"]
+        bits = file["bits_per_sample"]
+        print(f"{run.name:32} {bits:.3f} bits/sample {written['samples_per_second']:10,.0f} samples/s", flush=True)
+        return HeardClip(f"{run.name}, {bits:.2f} bits a sample", waveform.read(Path(file["path"])).samples, {})
 
     with ThreadPoolExecutor(arguments.parallel) as pool:
         written = list(pool.map(go_on, runs))
     title = f"clip {arguments.clip} of validation; its first {arguments.prompt_seconds:g} s are the prompt below"
-    imsave(
-        arguments.output, log_mel_picture([[HeardClip(title, real, {})], *([clip] for clip in written)], corpus.rate)
-    )
+    rows = [[HeardClip(title, real, {})], *([clip] for clip in written)]
+    imsave(arguments.output, log_mel_picture(rows, corpus.rate))
 
 
 if __name__ == "__main__":

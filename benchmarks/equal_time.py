@@ -20,14 +20,14 @@ import argparse
 import bz2
 import json
 import lzma
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from command_line import printed, score, train
 
 EVALUATIONS = 10
 WARM_UP_UPDATES = 2
@@ -76,14 +76,6 @@ def measure(config: str, overrides: Sequence[str], seconds: float) -> Rate:
     return Rate(parameters, tokens, update_seconds, time.monotonic() - start)
 
 
-def printed(*command: str) -> str:
-    """What a command prints; what it reports of its progress goes where it always does."""
-    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}")
-    return done.stdout
-
-
 def compare(config: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure, train and score one configuration."""
     overrides: list[str] = arguments.overrides
@@ -98,14 +90,14 @@ def compare(config: str, arguments: argparse.Namespace) -> dict[str, Any]:
         f"{rate.evaluation_seconds:.1f} s an evaluation: {updates:,} updates",
         flush=True,
     )
-    printed(
-        "-m", "reverie", "train", config, "--overwrite", *overrides,
-        f"run.name={name}", f"run.root={arguments.root}", f"train.total_steps={updates * rate.tokens}",
-        f"train.evaluation_interval={max(updates // EVALUATIONS, 1)}", f"train.learning_rate.warmup_steps={warm_up}",
-    )  # fmt: skip
-    seconds = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
-    score = {} if arguments.unscored else json.loads(printed("-m", "reverie", "evaluate", str(run), "--json"))
-    return {"name": name, "parameters": rate.parameters, "steps": updates * rate.tokens, "seconds": seconds, **score}
+    length = [
+        f"train.total_steps={updates * rate.tokens}",
+        f"train.evaluation_interval={max(updates // EVALUATIONS, 1)}",
+        f"train.learning_rate.warmup_steps={warm_up}",
+    ]
+    seconds = train(config, run, [*overrides, *length])
+    figures = {} if arguments.unscored else score(run)
+    return {"name": name, "parameters": rate.parameters, "steps": updates * rate.tokens, "seconds": seconds, **figures}
 
 
 def compressed_bits(config: str, overrides: Sequence[str]) -> dict[str, float]:

@@ -14,12 +14,12 @@ import argparse
 import itertools
 import json
 import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from command_line import score, train
 
 CORES = ("transformer_xl", "compressive", "infinity")
 COLUMNS = ("written_symbol_accuracy", "written_sequence_accuracy", "shown_symbol_accuracy", "nats_per_symbol")
@@ -36,18 +36,10 @@ class Setting:
 
 def run(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and score one setting; its answers' figures and the seconds of its training."""
-    name = f"sorting_{setting.length}_{setting.core}_{setting.seed}"
-    folder = Path(arguments.root) / name
-    train = [
-        "train", f"text/sorting_{setting.core}", "--overwrite", f"data.length={setting.length}",
-        f"train.seed={setting.seed}", f"run.name={name}", f"run.root={arguments.root}", *arguments.overrides,
-    ]  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "reverie", *train], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(train)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    seconds = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
-    evaluate = [sys.executable, "-m", "reverie", "evaluate", str(folder), "--json"]
-    scored = json.loads(subprocess.run(evaluate, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    folder = Path(arguments.root) / f"sorting_{setting.length}_{setting.core}_{setting.seed}"
+    overrides = [f"data.length={setting.length}", f"train.seed={setting.seed}", *arguments.overrides]
+    seconds = train(f"text/sorting_{setting.core}", folder, overrides)
+    scored = score(folder)
     result = {**vars(setting), "seconds": seconds, "step": scored["step"], **{key: scored[key] for key in COLUMNS}}
     print(json.dumps(result), flush=True)
     return result
