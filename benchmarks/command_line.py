@@ -22,7 +22,10 @@ def train(config: str, run: Path, overrides: Sequence[str]) -> float:
     """Train a configuration anew in a run folder; returns the seconds that it took."""
     placed = (f"run.name={run.name}", f"run.root={run.parent}")
     printed("-m", "reverie", "train", config, "--overwrite", *overrides, *placed)
-    return float(json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["seconds"])
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    if not rows:
+        raise SystemExit(f"{run}: no row of metrics; expected a run of at least train.log_interval updates")
+    return float(json.loads(rows[-1])["seconds"])
 
 
 def score(run: Path, *options: str) -> dict[str, Any]:
