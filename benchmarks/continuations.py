@@ -1,10 +1,10 @@
 """Let models of speech go on from the same beginning of a held-out clip, and draw log-mel spectrograms of it all.
 
     python benchmarks/continuations.py OUTPUT.png RUN [RUN ...] [--seconds 5] [--prompt-seconds 1] [--clip 0]
-        [--parallel 2] [KEY=VALUE ...]
+        [--temperature 0.9] [--parallel 2] [KEY=VALUE ...]
 
 The clip is one of the validation split of the first run, as a model hears it, quantised. It is drawn above, then for
-each run the prompt and what `reverie generate` writes after it, with seed 0 and temperature 1. Each WAV file stays in
+each run the prompt and what `reverie generate` writes after it, with seed 0. Each WAV file stays in
 its run folder, under continuation/. KEY=VALUE overrides configurations.
 """
 
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--prompt-seconds", type=float, default=1.0)
     parser.add_argument("--clip", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=0.9)
     parser.add_argument("--parallel", type=int, default=2)
     arguments = parser.parse_intermixed_args()
     overrides = [word for word in arguments.runs if "=" in word]
@@ -51,6 +52,7 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         waveform.write(folder / "prompt.wav", prompt, corpus.rate)
         options = ["--prompt", str(folder / "prompt.wav"), "--seconds", str(arguments.seconds), "--output", str(folder)]
+        options += ["--temperature", str(arguments.temperature)]
         written = json.loads(printed("-m", "reverie", "generate", str(run), *options, "--json", *overrides))
         (file,) = written["files"]
         bits = file["bits_per_sample"]
