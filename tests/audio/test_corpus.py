@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -32,7 +33,8 @@ def test_codes_are_the_clips_one_after_the_other_under_one_gain(clips: Path, qua
     loudest = max(np.abs(waveform.read(path).samples).max() for path in (clips / "train").iterdir())
     assert corpus.gain == pytest.approx(1 / loudest)
     for name, split in corpus.splits.items():
-        clip_samples = [waveform.read(path).samples for path in sorted((clips / name).iterdir())]
+        paths = sorted((clips / name).iterdir(), key=lambda path: hashlib.sha256(path.read_bytes()).hexdigest())
+        clip_samples = [waveform.read(path).samples for path in paths]
         assert split.starts.tolist() == np.cumsum([0, *map(len, clip_samples[:-1])]).tolist()
         recorded = (np.concatenate(clip_samples) * np.float32(corpus.gain)).clip(-1, 1)
         error = np.abs(corpus.quantiser.decode(np.asarray(split.tokens)) - recorded)
@@ -41,6 +43,13 @@ def test_codes_are_the_clips_one_after_the_other_under_one_gain(clips: Path, qua
     assert np.abs(corpus.quantiser.decode(np.asarray(corpus.splits["train"].tokens))).max() == pytest.approx(
         1, abs=1e-4
     )
+
+
+def test_the_order_of_clips_is_not_that_of_their_names(clips: Path) -> None:
+    before = prepare(config(clips))
+    for number, path in enumerate(sorted((clips / "train").iterdir(), reverse=True)):
+        path.rename(path.with_name(f"renamed{number}{path.suffix}"))
+    assert prepare(config(clips)).sha256 == before.sha256
 
 
 def test_sixteen_bits_keep_every_sample_of_a_sixteen_bit_file(tmp_path: Path) -> None:
