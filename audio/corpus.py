@@ -71,9 +71,8 @@ def prepare(config: DataConfig, gain: float | None = None) -> AudioCorpus:
     if config.download and not Path(config.path).exists():
         download(config)
     try:
-        hashed = [(_digest(source), source) for source in find_sources(config)]
-        hashed.sort(key=lambda clip: (SPLITS.index(clip[1].split), clip[0]))
-        digests, sources = [digest for digest, _ in hashed], [source for _, source in hashed]
+        clips = sorted(((_digest(source), source) for source in find_sources(config)), key=lambda clip: clip[0])
+        digests, sources = [digest for digest, _ in clips], [source for _, source in clips]
         folder = _place(config, sources, digests, gain)
         manifest = opened_or_made(folder, _open, lambda place: _make(place, config, sources, digests, gain))
     except OSError as error:

@@ -4,8 +4,8 @@
         [--temperature 0.9] [--parallel 2] [KEY=VALUE ...]
 
 The clip is one of the validation split of the first run, as a model hears it, quantised. It is drawn above, then for
-each run the prompt and what `reverie generate` writes after it, with seed 0. Each WAV file stays in
-its run folder, under continuation/. KEY=VALUE overrides configurations.
+each run the prompt and what `reverie generate` writes after it, with seed 0. Each WAV file stays in its run folder,
+under continuation/. KEY=VALUE overrides configurations.
 """
 
 from __future__ import annotations
