@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    generated = {folder: read(folder) for folder in arguments.folders}
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
     generator = np.random.default_rng(arguments.seed)
@@ -89,8 +90,8 @@ def main() -> None:
     print(f"recognised: a probability above {threshold:.4f}, which {CONTROL_SHARE:.0%} of controls reach\n")
     print(f"{'clips':<40} {'count':>6} {'recognised':>10} {'entropy':>8} {'classes':>8}")
     rows = {"real test clips": real, **{name: control[1::2] for name, control in controls.items()}}
-    for folder in arguments.folders:
-        rows[str(folder)] = probabilities(recogniser, [read(path) for path in sorted(folder.glob("*.wav"))])
+    for folder, clips in generated.items():
+        rows[str(folder)] = probabilities(recogniser, clips)
     for name, judged in rows.items():
         recognised = score(judged) > threshold
         share, entropy, classes = recognised.float().mean(), clip_entropy(judged), class_entropy(judged[recognised])
@@ -108,12 +109,15 @@ def labelled(data: Path, split: str) -> list[tuple[Samples, int]]:
     return found
 
 
-def read(path: Path) -> Samples:
-    """One generated clip."""
-    clip = waveform.read(path)
-    if clip.rate != RATE:
-        raise SystemExit(f"{path}: has {clip.rate} samples a second, expected {RATE}")
-    return clip.samples
+def read(folder: Path) -> list[Samples]:
+    """The generated clips of a folder."""
+    clips = {path: waveform.read(path) for path in sorted(folder.glob("*.wav"))}
+    if not clips:
+        raise SystemExit(f"{folder}: expected a folder of .wav clips")
+    for path, clip in clips.items():
+        if clip.rate != RATE:
+            raise SystemExit(f"{path}: has {clip.rate} samples a second, expected {RATE}")
+    return [clip.samples for clip in clips.values()]
 
 
 def trained(clips: list[Samples], labels: list[int], epochs: int, generator: np.random.Generator) -> Recogniser:

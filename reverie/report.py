@@ -60,7 +60,9 @@ class Run:
 
     @property
     def task(self) -> str:
-        """The environment; nothing for a model of text or audio."""
+        """The environment, or what a generated corpus asks and how long it is; nothing where it is of files."""
+        if "data.task" in self.config:
+            return f"{self.config['data.task']} of {self.config.get('data.length')}"
         return str(self.config.get("env.id", ""))
 
     @property
@@ -97,7 +99,7 @@ class Group:
 def read_runs(folders: Sequence[Path]) -> list[Group]:
     """The runs grouped by configuration without seed and name, labelled by core and what else differs on its task.
 
-    Groups of one environment follow each other.
+    Groups of one task follow each other.
     """
     by_config: dict[str, list[Run]] = {}
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):

@@ -72,6 +72,21 @@ def test_each_task_has_a_row_of_its_own_whose_labels_do_not_tell_it(runs, tmp_pa
     assert [line.split()[0] for line in table(groups).splitlines()] == ["task", *(group.task for group in groups)]
 
 
+def test_generated_corpora_of_several_lengths_are_several_tasks(tmp_path):
+    folders = []
+    for length, core in ((512, "lstm"), (1024, "lstm"), (512, "infinity")):
+        folder = write_run(tmp_path, f"{core}{length}", 0, core, 3)
+        text = (folder / "config.yaml").read_text()
+        data = f"data: {{task: sorting, length: {length}}}"
+        (folder / "config.yaml").write_text(text.replace("env: {id: reverie/TMaze-v0}", data))
+        folders.append(folder)
+    assert [(group.task, group.label) for group in read_runs(folders)] == [
+        ("sorting of 512", "lstm"),
+        ("sorting of 512", "infinity"),
+        ("sorting of 1024", "lstm"),
+    ]
+
+
 def test_the_report_is_a_picture_and_a_table(runs, tmp_path, capsys):
     output = tmp_path / "curves.png"
     assert main(["report", *map(str, runs), "--output", str(output)]) == 0
