@@ -1,6 +1,6 @@
 """Parity with and without adaptive computation time (Graves, 1603.08983, section 3.1).
 
-    python benchmarks/parity.py [--halting graves] [--bits 16] [--steps N] [--seed N] [--ponder-cost TAU] [--figure PNG]
+    python benchmarks/parity.py [--halting graves] [--bits 16] [--steps N] [--ponder-cost TAU ...] [--figure PNG]
 
 An input is one vector of --bits entries, of which a random 1 to --bits are +1 or -1 and the rest 0; the target is
 whether the number of +1s is odd. The network is a linear map, the `lstm` core, run for a sequence of that one step
@@ -103,19 +103,47 @@ def train(network: ParityNetwork, arguments: argparse.Namespace) -> None:
                 return
 
 
-def draw_figure(path: Path, mean_steps: list[float], bits: int, title: str) -> None:
-    """Mean ponder against difficulty as a PNG."""
+def draw_figure(path: Path, curves: dict[str, list[float]]) -> None:
+    """Mean ponder against difficulty as a PNG, a line for each label."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4))
-    axes.plot(range(1, bits + 1), mean_steps, marker="o")
-    axes.set(xlabel="difficulty: entries that are not 0", ylabel="ponder: mean steps N", title=title, ylim=(0, None))
+    for label, mean_steps in curves.items():
+        axes.plot(range(1, len(mean_steps) + 1), mean_steps, marker="o", label=label)
+    axes.set(xlabel="difficulty: entries that are not 0", ylabel="ponder: mean steps N", title="Parity", ylim=(0, None))
+    axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
+
+
+def trained_and_scored(arguments: argparse.Namespace, ponder_cost: float) -> tuple[float, list[float]]:
+    """Train a network and print how it does; its error, and the mean ponder at each difficulty."""
+    torch.manual_seed(arguments.seed)
+    network = ParityNetwork(
+        arguments.bits,
+        arguments.width,
+        halting=arguments.halting,
+        max_ponder_steps=arguments.max_ponder_steps,
+        ponder_cost=ponder_cost,
+        halting_bias=arguments.halting_bias,
+    )
+    print(f"\nponder cost {ponder_cost:g}\n    steps    seconds  CPU sec      loss     error    ponder")
+    train(network, arguments)
+
+    wrong, steps, difficulty = evaluate(network, arguments, TEST_BATCHES)
+    error = wrong.float().mean().item()
+    print(f"\n{len(wrong)} inputs never seen: error {100 * error:.2f} %, mean ponder {steps.mean():.2f}")
+    print("difficulty     error %  mean ponder")
+    mean_steps = []
+    for level in range(1, arguments.bits + 1):
+        of_level = difficulty == level
+        mean_steps.append(steps[of_level].mean().item())
+        print(f"{level:10}  {100 * wrong[of_level].float().mean():10.2f}  {mean_steps[-1]:11.2f}", flush=True)
+    return error, mean_steps
 
 
 def main() -> None:
@@ -130,7 +158,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0, help="training ends after this time at the latest")
     parser.add_argument("--stop-below", type=float, default=0.005, help="training ends once the error is lower")
     parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient")
-    parser.add_argument("--ponder-cost", type=float, default=1e-3)
+    parser.add_argument("--ponder-cost", type=float, nargs="+", default=[1e-3], help="a network is trained for each")
     parser.add_argument("--max-ponder-steps", type=int, default=20)
     parser.add_argument("--halting-bias", type=float, default=-1.0)
     parser.add_argument("--report-every", type=int, default=500)
@@ -139,30 +167,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
-    network = ParityNetwork(
-        arguments.bits,
-        arguments.width,
-        halting=arguments.halting,
-        max_ponder_steps=arguments.max_ponder_steps,
-        ponder_cost=arguments.ponder_cost,
-        halting_bias=arguments.halting_bias,
-    )
     print(f"torch {torch.__version__}, {arguments.threads} thread(s); {vars(arguments)}")
-    print("    steps    seconds  CPU sec      loss     error    ponder")
-    train(network, arguments)
-
-    wrong, steps, difficulty = evaluate(network, arguments, TEST_BATCHES)
-    print(f"\n{len(wrong)} inputs never seen: error {100 * wrong.float().mean():.2f} %, mean ponder {steps.mean():.2f}")
-    print("difficulty     error %  mean ponder")
-    mean_steps = []
-    for level in range(1, arguments.bits + 1):
-        of_level = difficulty == level
-        mean_steps.append(steps[of_level].mean().item())
-        print(f"{level:10}  {100 * wrong[of_level].float().mean():10.2f}  {mean_steps[-1]:11.2f}")
+    curves: dict[str, list[float]] = {}
+    for ponder_cost in arguments.ponder_cost:
+        error, mean_steps = trained_and_scored(arguments, ponder_cost)
+        curves[f"ponder cost {ponder_cost:g}, error {100 * error:.1f} %"] = mean_steps
     if arguments.figure:
-        title = f"Parity of {arguments.bits}, error {100 * wrong.float().mean():.1f} %, tau {arguments.ponder_cost:g}"
-        draw_figure(arguments.figure, mean_steps, arguments.bits, title)
+        draw_figure(arguments.figure, curves)
 
 
 if __name__ == "__main__":
