@@ -20,6 +20,7 @@ from pathlib import Path
 from command_line import score, train
 
 COMMON = ("core.num_layers=1", "agent.learning_rate.initial=1e-3", "agent.learning_rate.final=1e-4")
+"""Options of all settings."""
 SETTINGS = {
     "infinity": (
         "rl/tmaze_infinity",

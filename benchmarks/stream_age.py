@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-import time
 from collections.abc import Iterator
 
 import torch
+from step_speed import microseconds
 from torch import Tensor
 
 import memory_cores
@@ -26,14 +26,9 @@ YOUNG = 100
 ROUNDS, STEPS = 25, 40
 
 
-def microseconds(stream: Stream, inputs: Iterator[Tensor], steps: int) -> list[float]:
-    """The CPU times of the next steps of a stream."""
-    times = []
-    for x in itertools.islice(inputs, steps):
-        start = time.process_time()
-        stream.step(x)
-        times.append(1e6 * (time.process_time() - start))
-    return times
+def timed(stream: Stream, inputs: Iterator[Tensor], steps: int) -> list[float]:
+    """The CPU times (microseconds) of the next steps of a stream."""
+    return microseconds(lambda: stream.step(next(inputs)), steps)
 
 
 def compared(core: MemoryCore, old: Stream, inputs: Iterator[Tensor]) -> tuple[float, float]:
@@ -41,9 +36,9 @@ def compared(core: MemoryCore, old: Stream, inputs: Iterator[Tensor]) -> tuple[f
     of_old, of_young = [], []
     for _ in range(ROUNDS):
         young = core.stream(1)
-        microseconds(young, inputs, YOUNG)
-        of_young += microseconds(young, inputs, STEPS)
-        of_old += microseconds(old, inputs, STEPS)
+        timed(young, inputs, YOUNG)
+        of_young += timed(young, inputs, STEPS)
+        of_old += timed(old, inputs, STEPS)
     return statistics.median(of_old), statistics.median(of_young)
 
 
