@@ -15,7 +15,7 @@ from agents.config import ExperimentConfig
 from agents.distributions import action_distribution
 from agents.encoders import Network, ObservationEncoder
 from memory_cores import CoreOutput, MemoryCore, State
-from memory_cores.initialisation import fan_in_normal_
+from memory_cores.layers.initialisation import fan_in_normal_
 
 
 class PolicyOutput(NamedTuple):

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audio.wavenet import WaveNet
+from audio.wavenet import WaveNet, compiled_weights
 from audio.wavenet_kernels import EndWeights, generate_row
-from audio.wavenet_stream import compiled_weights
 from memory_cores import State
 from memory_cores.validation import check_state
 

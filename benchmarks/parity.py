@@ -22,8 +22,7 @@ from torch.nn import functional
 
 import memory_cores
 from memory_cores import CoreOutput
-from memory_cores.adaptive_lstm import AdaptiveCell
-from memory_cores.lstm import LSTM
+from memory_cores.lstm.core import LSTM, AdaptiveCell
 
 TEST_BATCHES = 160
 

@@ -10,13 +10,13 @@ import importlib
 import inspect
 from collections.abc import Iterable
 
-from memory_cores.compressive import Compressive
+from memory_cores.compressive.core import Compressive
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
 from memory_cores.feedforward import Feedforward
-from memory_cores.infinity import Infinity
-from memory_cores.lstm import LSTM
+from memory_cores.infinity.core import Infinity
+from memory_cores.lstm.core import LSTM
 from memory_cores.transformer_xl import TransformerXL
-from memory_cores.universal import Universal
+from memory_cores.universal.core import Universal
 
 __all__ = ["CORES", "CoreOutput", "MemoryCore", "State", "Stream", "build", "describe", "names", "options"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
-from memory_cores.mlp import MLP
+from memory_cores.layers.mlp import MLP
 from memory_cores.validation import at_least, check_call, check_state, check_step, raise_problems
 
 

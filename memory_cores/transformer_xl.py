@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from memory_cores.attention.base import MemoryTransformer, Positions, transformer_problems
+from memory_cores.attention.block import Norm
+from memory_cores.attention.schedule import MemorySchedule, push
+from memory_cores.attention.stream import TransformerXLStream
 from memory_cores.core import CoreOutput, State
-from memory_cores.memory_schedule import MemorySchedule, push
-from memory_cores.memory_transformer import MemoryTransformer, Positions, transformer_problems
-from memory_cores.transformer_block import Norm
-from memory_cores.transformer_xl_stream import TransformerXLStream
 from memory_cores.validation import at_least, check_call, raise_problems
 
 

@@ -17,12 +17,12 @@ from torch.utils.tensorboard import SummaryWriter
 import agents.config
 import audio.config
 from memory_cores import MemoryCore
-from memory_cores.attention_buckets import BUCKETS, PARTS, AttentionBuckets, attention_buckets
-from memory_cores.infinity import Infinity
-from memory_cores.infinity_density import LongTermDensities, long_term_densities
-from memory_cores.lstm import LSTM
-from memory_cores.memory_transformer import MemoryTransformer
-from memory_cores.universal import Universal
+from memory_cores.attention.base import MemoryTransformer
+from memory_cores.attention.buckets import BUCKETS, PARTS, AttentionBuckets, attention_buckets
+from memory_cores.infinity.core import Infinity
+from memory_cores.infinity.density import LongTermDensities, long_term_densities
+from memory_cores.lstm.core import LSTM
+from memory_cores.universal.core import Universal
 from reverie.checkpoint import Checkpoint
 from reverie.config import Experiment
 from reverie.report import ReportError

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import memory_cores
-from audio.wavenet import WaveNet
-from audio.wavenet_stream import MAX_COMPILED_BATCH
+from audio.wavenet import MAX_COMPILED_BATCH, WaveNet
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memory_cores.lstm import LSTM
+from memory_cores.lstm.core import LSTM
 
 
 def halts(spent: list[Tensor], h: Tensor, *, cap: int, epsilon: float) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memory_cores.compressive import Compressive
+from memory_cores.compressive.core import Compressive
 from memory_cores.transformer_xl import TransformerXL
 from tests.memory_cores.test_transformer_xl import plain_gate, plain_norm, plain_rotation
 

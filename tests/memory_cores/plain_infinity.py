@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memory_cores.infinity import Infinity
+from memory_cores.infinity.core import Infinity
 from tests.memory_cores.plain_compressive import PlainLayer
 
 MASK = 2**64 - 1

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from memory_cores.universal import Universal
+from memory_cores.universal.core import Universal
 from tests.memory_cores import plain_act
 from tests.memory_cores.test_transformer_xl import plain_attention, plain_gate, plain_norm
 

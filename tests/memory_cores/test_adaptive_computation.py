@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memory_cores.adaptive_computation import HaltingUnit, Pondering, accumulate, pondered, share_ranges
+from memory_cores.layers.halting import HaltingUnit, Pondering, accumulate, pondered, share_ranges
 from tests.memory_cores import plain_act
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}

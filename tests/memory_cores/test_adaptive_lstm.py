@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from memory_cores import adaptive_lstm
-from memory_cores.lstm import LSTM
+from memory_cores.lstm import core as lstm_core
+from memory_cores.lstm.core import LSTM
 from tests.memory_cores import plain_act
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -32,7 +32,7 @@ def sample() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("compact_below", [0.0, 2.0])
 @pytest.mark.parametrize(("halting", "layers"), [("graves", 1), ("graves", 2), ("tensor2tensor", 1)])
 def test_equals_the_plain_loops(halting: Any, layers: int, compact_below: float, monkeypatch: Any) -> None:
-    monkeypatch.setattr(adaptive_lstm, "COMPACT_BELOW", compact_below)
+    monkeypatch.setattr(lstm_core, "COMPACT_BELOW", compact_below)
     core = tiny(halting=halting, num_layers=layers, ponder_cost=0.3)
     x, reset = sample()
     output = core(x, core.initial_state(3), reset)

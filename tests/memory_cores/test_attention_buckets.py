@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import memory_cores
-from memory_cores.attention_buckets import BUCKETS, attention_buckets
-from memory_cores.memory_transformer import MemoryTransformer
+from memory_cores.attention.base import MemoryTransformer
+from memory_cores.attention.buckets import BUCKETS, attention_buckets
 
 CORES = {
     "paper": ("compressive", {"memory_length": 8, "compressed_length": 6, "compression_rate": 2, "granularity": 8}),

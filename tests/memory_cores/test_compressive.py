@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memory_cores.compressive import Compressive
+from memory_cores.compressive.core import Compressive
 from memory_cores.transformer_xl import TransformerXL
 from tests.memory_cores.plain_compressive import PlainLayer, plain_segments, plain_stream
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_cores.continuous_signal import ContinuousSignal, GaussianBasis
+from memory_cores.infinity.signal import ContinuousSignal, GaussianBasis
 
 
 def signal(length: int = 256, num_basis: int = 128, ridge: float = 1.0, tau: float = 0.5) -> ContinuousSignal:

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 import memory_cores
-from memory_cores.counter_random import uniforms
-from memory_cores.infinity import Infinity
-from memory_cores.infinity_density import long_term_densities
-from memory_cores.long_term_attention import Density
-from memory_cores.sticky_memory import BINS, attention_histogram, sampled_points
+from memory_cores.infinity.attention import Density
+from memory_cores.infinity.core import Infinity
+from memory_cores.infinity.density import long_term_densities
+from memory_cores.infinity.sticky import BINS, attention_histogram, sampled_points, uniforms
 from memory_cores.transformer_xl import TransformerXL
 from tests.memory_cores.plain_infinity import PlainFit, PlainInfinityLayer, plain_segments, plain_stream, plain_uniform
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_cores.lstm import LSTM, gate_biases
+from memory_cores.lstm.core import LSTM, gate_biases
 
 
 def by_hand(

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memory_cores.gating import GRUGate
-from memory_cores.memory_schedule import MemorySchedule
-from memory_cores.positions import rotary_table, rotate
+from memory_cores.attention.positions import rotary_table, rotate
+from memory_cores.attention.schedule import MemorySchedule
+from memory_cores.layers.gating import GRUGate
 from memory_cores.transformer_xl import TransformerXL
 
 NORMS = ("post", "pre", "gru")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from memory_cores import chosen_steps
 from memory_cores.transformer_xl import TransformerXL
-from memory_cores.universal import Universal
+from memory_cores.universal import active_steps
+from memory_cores.universal.core import Universal
 from tests.memory_cores.plain_universal import depth_signal, plain_stream
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -46,7 +46,7 @@ def sample(batch: int, steps: int, reset_rate: float = 0.0) -> tuple[Tensor, Ten
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
 def test_equals_the_plain_loops(options: dict[str, Any], choose_below: float, monkeypatch: Any) -> None:
-    monkeypatch.setattr(chosen_steps, "CHOOSE_BELOW", choose_below)
+    monkeypatch.setattr(active_steps, "CHOOSE_BELOW", choose_below)
     core = tiny(ponder_cost=0.3, **options)
     x, reset = sample(2, 10, reset_rate=0.15)
     output = core(x, core.initial_state(2), reset)
@@ -123,12 +123,12 @@ def test_never_halting_and_halting_at_once_stay_finite(bias: float, cap: int, tr
 @pytest.mark.parametrize("choose_below", [0.0, 0.7, 2.0])
 @torch.no_grad()
 def test_a_long_call_in_query_blocks_equals_short_calls(positions: Any, choose_below: float, monkeypatch: Any) -> None:
-    monkeypatch.setattr(chosen_steps, "CHOOSE_BELOW", choose_below)
+    monkeypatch.setattr(active_steps, "CHOOSE_BELOW", choose_below)
     core = tiny(positions=positions, granularity=2, transition="convolution")
     x, reset = sample(2, 300, reset_rate=0.02)
     whole = core(x, core.initial_state(2), reset)
     assert whole.metrics["ponder_share_4"] > 0.05
-    monkeypatch.setattr(chosen_steps, "CHOOSE_BELOW", 0.0)
+    monkeypatch.setattr(active_steps, "CHOOSE_BELOW", 0.0)
     state, outputs = core.initial_state(2), []
     for start in range(0, 300, 50):
         y, state, _, _ = core(x[:, start : start + 50], state, reset[:, start : start + 50])

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from memory_cores.attention import MemoryAttention
-from memory_cores.attention_cache import Seen, StepCache, step_cache
-from memory_cores.cached_block import CachedBlock
+from memory_cores.attention.attention import MemoryAttention
+from memory_cores.attention.block import TransformerBlock
+from memory_cores.attention.cached_block import CachedBlock
+from memory_cores.attention.kv_cache import Seen, StepCache, step_cache
+from memory_cores.attention.schedule import clear_unused
 from memory_cores.core import State, Stream
-from memory_cores.memory_schedule import clear_unused
-from memory_cores.transformer_block import TransformerBlock
 from memory_cores.validation import check_state, check_step
 
 if TYPE_CHECKING:
-    from memory_cores.memory_transformer import MemoryTransformer
+    from memory_cores.attention.base import MemoryTransformer
 
 
 class TransformerXLStream(Stream):

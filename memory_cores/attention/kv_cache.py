@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from memory_cores.attention import MemoryAttention, RelativeAttention
-from memory_cores.memory_schedule import MemorySchedule
-from memory_cores.positions import rotary_table, rotate, sinusoids
+from memory_cores.attention.attention import MemoryAttention, RelativeAttention
+from memory_cores.attention.positions import rotary_table, rotate, sinusoids
+from memory_cores.attention.schedule import MemorySchedule
 
 if TYPE_CHECKING:
-    from memory_cores.memory_transformer import MemoryTransformer
+    from memory_cores.attention.base import MemoryTransformer
 
 
 class Seen(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from memory_cores.core import State
-from memory_cores.infinity import Infinity
+from memory_cores.infinity.core import Infinity
 
 
 class LongTermDensities(NamedTuple):

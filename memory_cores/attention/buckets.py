@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from memory_cores.attention import Observe
-from memory_cores.memory_schedule import MemorySchedule, QueryBlock
-from memory_cores.memory_transformer import MemoryTransformer
+from memory_cores.attention.attention import Observe
+from memory_cores.attention.base import MemoryTransformer
+from memory_cores.attention.schedule import MemorySchedule, QueryBlock
 
 PARTS = ("compressed", "memory", "present")
 BUCKETS = 6

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memory_cores.continuous_signal import GaussianBasis, SignalOperators
-from memory_cores.initialisation import fan_in_normal_
-from memory_cores.long_term_schedule import Turns
-from memory_cores.sticky_memory import StickySampler
+from memory_cores.infinity.schedule import Turns
+from memory_cores.infinity.signal import GaussianBasis, SignalOperators
+from memory_cores.infinity.sticky import StickySampler
+from memory_cores.layers.initialisation import fan_in_normal_
 
 MIN_VARIANCE = 1e-6
 

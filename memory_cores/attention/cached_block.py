@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memory_cores.attention_cache import Seen, StepCache, packed
+from memory_cores.attention.kv_cache import Seen, StepCache, packed
 
 if TYPE_CHECKING:
-    from memory_cores.gating import GRUGate
-    from memory_cores.transformer_block import TransformerBlock
+    from memory_cores.attention.block import TransformerBlock
+    from memory_cores.layers.gating import GRUGate
 
 
 class CachedBlock:

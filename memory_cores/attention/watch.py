@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memory_cores.memory_schedule import MemorySchedule, QueryBlock, Window
+from memory_cores.attention.schedule import MemorySchedule, QueryBlock, Window
 
 
 class AttentionUse:

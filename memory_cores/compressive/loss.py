@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memory_cores.attention import MemoryAttention
-from memory_cores.compression import slots_kept
-from memory_cores.transformer_block import TransformerBlock
+from memory_cores.attention.attention import MemoryAttention
+from memory_cores.attention.block import TransformerBlock
+from memory_cores.compressive.compression import slots_kept
 
 CompressionLoss = Literal["bptt", "auto_encoding", "attention_reconstruction"]
 

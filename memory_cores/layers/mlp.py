@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from memory_cores.initialisation import fan_in_normal_
+from memory_cores.layers.initialisation import fan_in_normal_
 
 
 class MLP(nn.Module):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memory_cores.attention import MemoryAttention, RelativeAttention, RelativePositions, RotaryPositions
-from memory_cores.memory_schedule import QueryBlock
-from memory_cores.positions import rotate
+from memory_cores.attention.attention import MemoryAttention, RelativeAttention, RelativePositions, RotaryPositions
+from memory_cores.attention.positions import rotate
+from memory_cores.attention.schedule import QueryBlock
 
 CHOOSE_BELOW = 0.7
 """Steps are chosen, which takes gathering and scattering, once they are less than this share of all."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memory_cores.initialisation import fan_in_normal_
-from memory_cores.memory_schedule import QueryBlock
-from memory_cores.positions import relative_shift, rotate
+from memory_cores.attention.positions import relative_shift, rotate
+from memory_cores.attention.schedule import QueryBlock
+from memory_cores.layers.initialisation import fan_in_normal_
 
 Observe = Callable[[QueryBlock, Tensor], None]
 """Is shown the attention weights (B, H, S, K) of every query block, without gradient and before dropout."""

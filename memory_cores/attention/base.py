@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from memory_cores.attention import RelativeAttention, RelativePositions, RotaryAttention, RotaryPositions
+from memory_cores.attention.attention import RelativeAttention, RelativePositions, RotaryAttention, RotaryPositions
+from memory_cores.attention.block import Norm, TransformerBlock
+from memory_cores.attention.positions import rotary_table, sinusoids
+from memory_cores.attention.schedule import MemorySchedule, Window
 from memory_cores.core import MemoryCore
-from memory_cores.memory_schedule import MemorySchedule, Window
-from memory_cores.positions import rotary_table, sinusoids
-from memory_cores.transformer_block import Norm, TransformerBlock
 from memory_cores.validation import at_least, one_of, probability
 
 Positions = Literal["relative", "rotary"]

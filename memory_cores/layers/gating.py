@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from memory_cores.initialisation import fan_in_normal_
+from memory_cores.layers.initialisation import fan_in_normal_
 
 
 class GRUGate(nn.Module):

@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from memory_cores.gating import GRUGate
-from memory_cores.mlp import MLP
+from memory_cores.layers.gating import GRUGate
+from memory_cores.layers.mlp import MLP
 
 Norm = Literal["post", "pre", "gru"]
 

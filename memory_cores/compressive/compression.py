@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from memory_cores.initialisation import fan_in_normal_
+from memory_cores.layers.initialisation import fan_in_normal_
 
 Compression = Literal["max", "mean", "conv", "dilated_conv", "most_used"]
 LEARNED = ("conv", "dilated_conv")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from memory_cores.memory_schedule import MemorySchedule, Window
+from memory_cores.attention.schedule import MemorySchedule, Window
 
 
 class Turns(NamedTuple):

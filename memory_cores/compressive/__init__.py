@@ -1,0 +1,1 @@
+"""The Compressive Transformer (Rae et al., 1911.05507)."""

@@ -1,0 +1,1 @@
+"""The infinity-former (Martins et al., 2109.00301)."""
