@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import NamedTuple, cast
 
@@ -91,7 +92,8 @@ class LSTM(MemoryCore):
         before = tuple(state[name].detach().transpose(0, 1).contiguous() for name in ("h", "c"))  # each (L, B, D)
         begins = [] if reset is None else reset.any(dim=0).nonzero().flatten().tolist()
         if reset is None or len(begins) * STEPS_WORTH_A_CALL <= x.shape[1]:
-            y, h, c = self.run_between_resets(x, before, reset, begins)
+            with half_precision_if_it_runs(x.device.type):
+                y, h, c = self.run_between_resets(x, before, reset, begins)
         else:
             with torch.autocast(x.device.type, enabled=False):
                 y, h, c = self.run_with_resets(x, before, reset)
@@ -143,6 +145,13 @@ class LSTM(MemoryCore):
 
     def stream(self, batch_size: int) -> LSTMStream | AdaptiveLSTMStream:
         return AdaptiveLSTMStream(self, batch_size) if self.adaptive else LSTMStream(self, batch_size)
+
+
+def half_precision_if_it_runs(device_type: str) -> contextlib.AbstractContextManager[object]:
+    """Autocast as it is, but switched off on a CPU without AVX-512, for which torch has no LSTM in half precision."""
+    if device_type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability():
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def gate_biases(lstm: nn.LSTM, layer: int) -> tuple[Tensor, Tensor]:
