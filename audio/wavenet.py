@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -10,10 +11,31 @@ from torch import Tensor, nn
 
 from audio.wavenet_layers import Layers, StackWeights, gated_stack
 from memory_cores import CoreOutput, MemoryCore, State, Stream
-from memory_cores.validation import at_least, check_call, check_state, check_step, raise_problems
+from memory_cores.options import CoreOptions, at_least
+from memory_cores.validation import check_call, check_state, check_step
 
 if TYPE_CHECKING:
     from audio.wavenet_kernels import StepWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveNetOptions(CoreOptions):
+    """The options of `WaveNet`."""
+
+    num_blocks: int = 1
+    """Blocks in each of which the dilations begin anew at 1 (section 2.1). The receptive field grows in proportion."""
+    layers_per_block: int = 10
+    """Layers of a block, with the dilations 1, 2, 4, ...; the receptive field doubles with each. The paper has 10."""
+    kernel_size: int = 2
+    """Inputs K of a layer, its dilation apart; the paper has 2."""
+    d_skip: int | None = None
+    """Channels between the skip connections and the output; null is d_model. The paper's text-to-speech takes more."""
+
+    def problems(self, d_model: int) -> list[str]:
+        problems = super().problems(d_model)
+        problems += at_least(1, num_blocks=self.num_blocks, layers_per_block=self.layers_per_block)
+        problems += at_least(2, kernel_size=self.kernel_size)
+        return problems + (at_least(1, d_skip=self.d_skip) if self.d_skip is not None else [])
 
 
 class WaveNet(MemoryCore):
@@ -26,25 +48,23 @@ class WaveNet(MemoryCore):
 
     State: queues (B, Q, D), the past inputs of all layers, one layer after the other, each from old to new;
     Q is (K - 1) times the sum of the dilations.
+
+    >>> import memory_cores
+    >>> core = memory_cores.build("wavenet", d_model=8, layers_per_block=3)
+    >>> x, stream = torch.randn(2, 9, 8), core.stream(batch_size=2)
+    >>> y = core(x, core.initial_state(batch_size=2)).y
+    >>> stepped = torch.stack([stream.step(x[:, t]) for t in range(9)], dim=1)
+    >>> torch.allclose(y, stepped, atol=1e-5)
+    True
     """
 
-    def __init__(
-        self,
-        *,
-        d_model: int,
-        num_blocks: int = 1,
-        layers_per_block: int = 10,
-        kernel_size: int = 2,
-        d_skip: int | None = None,
-    ) -> None:
-        super().__init__()
-        problems = at_least(1, d_model=d_model, num_blocks=num_blocks, layers_per_block=layers_per_block)
-        problems += at_least(2, kernel_size=kernel_size)
-        problems += at_least(1, d_skip=d_skip) if d_skip is not None else []
-        raise_problems("wavenet", problems)
-        self.d_model = d_model
+    Options = WaveNetOptions
+
+    def __init__(self, d_model: int, options: WaveNetOptions) -> None:
+        super().__init__(d_model, options)
+        num_blocks, layers_per_block, kernel_size = options.num_blocks, options.layers_per_block, options.kernel_size
         num_layers = num_blocks * layers_per_block
-        d_skip = d_model if d_skip is None else d_skip
+        d_skip = d_model if options.d_skip is None else options.d_skip
         self.convolutions = nn.ModuleList(nn.Linear(kernel_size * d_model, 2 * d_model) for _ in range(num_layers))
         # Nothing follows the last layer but its skip. A bias here would only shift the next layers' own.
         self.residuals = nn.ModuleList(nn.Linear(d_model, d_model, bias=False) for _ in range(num_layers - 1))

@@ -1,6 +1,7 @@
 """Memory cores: maps (B, T, D) + state -> (B, T, D) + state that serve agents, text and speech alike.
 
-`build` makes a core from its name in `names()`; `options` and `describe` say what it takes and what it is.
+`build` makes a core from its name: one of `names()`, or `module:Class` for anybody's own. `options` and `describe` say
+what it takes and what it is.
 """
 
 from __future__ import annotations
@@ -9,16 +10,33 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterable
+from importlib.metadata import entry_points
 
 from memory_cores.compressive.core import Compressive
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
 from memory_cores.feedforward import Feedforward
 from memory_cores.infinity.core import Infinity
 from memory_cores.lstm.core import LSTM
+from memory_cores.options import CoreOptions, Option, OptionsError, describe_fields
 from memory_cores.transformer_xl import TransformerXL
 from memory_cores.universal.core import Universal
 
-__all__ = ["CORES", "CoreOutput", "MemoryCore", "State", "Stream", "build", "describe", "names", "options"]
+__all__ = [
+    "CORES",
+    "CoreOptions",
+    "CoreOutput",
+    "MemoryCore",
+    "Option",
+    "OptionsError",
+    "State",
+    "Stream",
+    "build",
+    "core_class",
+    "describe",
+    "guess",
+    "names",
+    "options",
+]
 
 CORES: dict[str, type[MemoryCore]] = {
     "compressive": Compressive,
@@ -28,32 +46,35 @@ CORES: dict[str, type[MemoryCore]] = {
     "transformer_xl": TransformerXL,
     "universal": Universal,
 }
-# The audio baseline is a core too, but `audio` stands above this package: its module is imported when it is asked for.
-ELSEWHERE = {"wavenet": ("audio.wavenet", "WaveNet")}
+ENTRY_POINTS = "reverie.cores"
+"""The entry point group by which an installed package brings in cores of its own, as this project's `audio` does."""
 
 
 def names() -> tuple[str, ...]:
-    """The names of all cores, in alphabetical order."""
-    return tuple(sorted({*CORES, *ELSEWHERE}))
+    """The names of all cores, ours and those of installed packages, in alphabetical order."""
+    return tuple(sorted({*CORES, *entry_points(group=ENTRY_POINTS).names}))
 
 
 def build(name: str, *, d_model: int, **core_options: object) -> MemoryCore:
     """A new core of width `d_model`, with its defaults for every option not given.
 
-    Raises ValueError for an unknown name or option, with the nearest known one, and for options that do not
-    fit, all of them at once.
+    Raises ValueError for an unknown name or option, with the nearest known one, and OptionsError for options that do
+    not fit, all of them at once.
     """
     known = options(name)
     unknown = [option for option in core_options if option not in known]
     if unknown:
         raise ValueError("; ".join(f"core {name!r} has no option {guess(option, known)}" for option in unknown))
-    return core_class(name)(d_model=d_model, **core_options)
+    found = core_class(name)
+    try:
+        return found(d_model, found.Options(**core_options))
+    except OptionsError as error:
+        raise OptionsError(f"core {name!r}", error.problems) from None
 
 
-def options(name: str) -> dict[str, inspect.Parameter]:
-    """The keyword options of a core beside d_model, with defaults and types (`Parameter.annotation`)."""
-    parameters = inspect.signature(core_class(name), eval_str=True).parameters
-    return {option: parameter for option, parameter in parameters.items() if option != "d_model"}
+def options(name: str) -> dict[str, Option]:
+    """The options of a core beside d_model, with their types, defaults and sentences."""
+    return describe_fields(core_class(name).Options)
 
 
 def describe(name: str) -> str:
@@ -62,14 +83,26 @@ def describe(name: str) -> str:
 
 
 def core_class(name: str) -> type[MemoryCore]:
-    """The class of a core; raises ValueError for an unknown name."""
-    if name in ELSEWHERE:
-        module, attribute = ELSEWHERE[name]
-        found: type[MemoryCore] = getattr(importlib.import_module(module), attribute)
-        return found
-    if name not in CORES:
-        raise ValueError(f"there is no core {guess(name, names())}")
-    return CORES[name]
+    """The class of a core; raises ValueError for an unknown name, and for what `module:Class` does not find.
+
+    Importing `module:Class` runs that module's code: whoever takes the name from a file asks for permission first.
+    """
+    if name in CORES:
+        return CORES[name]
+    module, colon, attribute = name.partition(":")
+    if colon:
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"the core {name!r} cannot be imported: {error}") from error
+    else:
+        points = entry_points(group=ENTRY_POINTS, name=name)
+        if not points:
+            raise ValueError(f"there is no core {guess(name, names())}")
+        found = next(iter(points)).load()
+    if not (isinstance(found, type) and issubclass(found, MemoryCore)):
+        raise ValueError(f"the core {name!r} is {found!r}, expected a subclass of memory_cores.MemoryCore")
+    return found
 
 
 def guess(name: str, known: Iterable[str]) -> str:

@@ -7,10 +7,12 @@ H attention heads, K keys attended to, M remembered steps.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from memory_cores.options import CoreOptions
 
 State = dict[str, Tensor]
 """What a core remembers: a flat dict of tensors, batch-first, of constant size. None of it is kept on the module."""
@@ -32,14 +34,25 @@ class CoreOutput(NamedTuple):
 class MemoryCore(nn.Module, ABC):
     """A recurrent map over sequences whose memory is explicit data.
 
-    Every core obeys the seven laws that `tests/memory_cores/test_laws.py` states: chunk invariance, acting is learning,
+    Every core obeys the seven laws that `memory_cores.testing` states: chunk invariance, acting is learning,
     causality, reset isolation, row independence, bounded state, finite gradients that stop at the state.
     """
 
+    Options: ClassVar[type[CoreOptions]] = CoreOptions
+    """The dataclass of the core's options, beside the core; `CoreOptions` itself has none."""
     d_model: int
     period: int = 1
     """Steps in one turn of the memory schedule. Rows of one batch share a phase, so trainers that batch rows of
     different streams make unroll and segment lengths multiples of it."""
+
+    def __init__(self, d_model: int, options: CoreOptions) -> None:
+        """A core of width `d_model`, with freshly drawn weights; `options` is of the type `Options`.
+
+        Raises ValueError that lists all options that do not fit.
+        """
+        options.check(type(self).__name__, d_model)
+        super().__init__()
+        self.d_model = d_model
 
     @abstractmethod
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
 from memory_cores.layers.mlp import MLP
-from memory_cores.validation import at_least, check_call, check_state, check_step, raise_problems
+from memory_cores.options import CoreOptions, at_least
+from memory_cores.validation import check_call, check_state, check_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedforwardOptions(CoreOptions):
+    """The options of `Feedforward`."""
+
+    num_layers: int = 1
+    """Residual MLP blocks, one on the other."""
+    d_ff: int | None = None
+    """Width of the MLP's hidden layer; null is 4 d_model. To compare at equal parameters, set it to match."""
+
+    def problems(self, d_model: int) -> list[str]:
+        problems = super().problems(d_model) + at_least(1, num_layers=self.num_layers)
+        return problems + (at_least(1, d_ff=self.d_ff) if self.d_ff is not None else [])
 
 
 class Feedforward(MemoryCore):
     """No memory: residual pre-norm MLP blocks, the control that shows what a task needs memory for.
 
-    The state is empty.
+    y = x + MLP(LN(x)) for each step alone. The state is empty.
+
+    >>> import memory_cores
+    >>> core = memory_cores.build("feedforward", d_model=8)
+    >>> x, stream = torch.randn(2, 5, 8), core.stream(batch_size=2)
+    >>> y = core(x, core.initial_state(batch_size=2)).y
+    >>> torch.allclose(y[:, 0], stream.step(x[:, 0]), atol=1e-5)
+    True
     """
 
-    def __init__(self, *, d_model: int, num_layers: int = 1, d_ff: int | None = None) -> None:
-        super().__init__()
-        problems = at_least(1, d_model=d_model, num_layers=num_layers)
-        problems += at_least(1, d_ff=d_ff) if d_ff is not None else []
-        raise_problems("feedforward", problems)
-        self.d_model = d_model
-        d_ff = 4 * d_model if d_ff is None else d_ff
-        self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(num_layers))
-        self.mlps = nn.ModuleList(MLP(d_model, d_ff) for _ in range(num_layers))
+    Options = FeedforwardOptions
+
+    def __init__(self, d_model: int, options: FeedforwardOptions) -> None:
+        super().__init__(d_model, options)
+        d_ff = 4 * d_model if options.d_ff is None else options.d_ff
+        self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(options.num_layers))
+        self.mlps = nn.ModuleList(MLP(d_model, d_ff) for _ in range(options.num_layers))
 
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
         return {}

@@ -2,83 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from memory_cores.attention.base import MemoryTransformer, Positions, transformer_problems
-from memory_cores.attention.block import Norm
+from memory_cores.attention.base import AttentionOptions, MemoryTransformer
 from memory_cores.attention.schedule import MemorySchedule, push
 from memory_cores.attention.stream import TransformerXLStream
 from memory_cores.core import CoreOutput, State
-from memory_cores.validation import at_least, check_call, raise_problems
+from memory_cores.options import at_least
+from memory_cores.validation import check_call
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerXLOptions(AttentionOptions):
+    """The options of `TransformerXL`."""
+
+    num_layers: int = 2
+    """Blocks, one on the other. The reach of information through memory is num_layers times memory_length."""
+    granularity: int = 1
+    """Steps by which the memory moves on at a time. 1 is an exact sliding window; the segment length is the schedule of
+    the paper (section 3.2), cheaper in training. Unroll and segment lengths must be multiples of it."""
+
+    def problems(self, d_model: int) -> list[str]:
+        sizes = at_least(1, num_layers=self.num_layers, granularity=self.granularity)
+        return super().problems(d_model) + sizes
 
 
 class TransformerXL(MemoryTransformer):
     """Transformer-XL: attention to a memory of each layer's past inputs; gated (GTrXL) by default.
 
+    Layer n of the step t, with x^n its input and x^n_mem the inputs that it remembers (section 3.2, equations):
+
+        x^{n+1}_t = block(x^n_t, keys and values of [x^n_mem, x^n]),   memory' = the newest of [x^n_mem, x^n]
+
     State: memory (B, L, C, D), the last C = memory_length + granularity - 1 inputs of each layer, newest
     last, zeros where unused; age (B,) int64, the slots in use; phase (B,) int64, steps seen modulo
     granularity. Parameters do not depend on memory_length or granularity, so both may differ between training
     and evaluation.
+
+    >>> import memory_cores
+    >>> core = memory_cores.build("transformer_xl", d_model=8, memory_length=3)
+    >>> x, stream = torch.randn(2, 5, 8), core.stream(batch_size=2)
+    >>> y = core(x, core.initial_state(batch_size=2)).y
+    >>> stepped = torch.stack([stream.step(x[:, t]) for t in range(5)], dim=1)
+    >>> torch.allclose(y, stepped, atol=1e-5)
+    True
     """
 
-    def __init__(
-        self,
-        *,
-        d_model: int,
-        num_layers: int = 2,
-        num_heads: int = 4,
-        d_ff: int | None = None,
-        memory_length: int = 64,
-        granularity: int = 1,
-        norm: Norm = "gru",
-        positions: Positions = "relative",
-        dropout: float = 0.0,
-    ) -> None:
-        problems = transformer_problems(
-            d_model=d_model,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            d_ff=d_ff,
-            memory_length=memory_length,
-            norm=norm,
-            positions=positions,
-            dropout=dropout,
-        )
-        raise_problems("transformer_xl", problems + at_least(1, granularity=granularity))
-        super().__init__(
-            d_model=d_model,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            d_ff=d_ff,
-            norm=norm,
-            positions=positions,
-            dropout=dropout,
-            schedule=MemorySchedule(memory_length, granularity),
-        )
+    Options = TransformerXLOptions
+
+    def __init__(self, d_model: int, options: TransformerXLOptions) -> None:
+        schedule = MemorySchedule(options.memory_length, options.granularity)
+        super().__init__(d_model, options, schedule, lambda: options.blocks(d_model, options.num_layers))
 
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
-        weight = next(self.parameters())
-        device = weight.device if device is None else device
-        shape = (batch_size, self.num_layers, self.schedule.capacity, self.d_model)
-        return {
-            "memory": torch.zeros(shape, dtype=weight.dtype, device=device),
-            "age": torch.zeros(batch_size, dtype=torch.int64, device=device),
-            "phase": torch.zeros(batch_size, dtype=torch.int64, device=device),
-        }
+        return self.empty_state(batch_size, device, memory=(self.num_layers, self.schedule.capacity, self.d_model))
 
     def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
         check_call(self, x, state, reset)
         memory = state["memory"].detach()
         window = self.schedule.window(state["age"], state["phase"], reset, steps=x.shape[1])
-        positions = self.positions(window, like=memory)
+        positions = self.call_positions(window, like=memory)
         x = x.to(memory.dtype)  # under autocast the input may come in half precision; the residual stream never is
         inputs = []
         for layer, block in enumerate(self.blocks):
             inputs.append(x)
-            x = block(x, memory[:, layer], window.blocks, positions)
+            x = block(x, memory[:, layer], window.views, positions)
         memory = push(memory, [x.detach() for x in inputs], window.age)
-        return CoreOutput(x, {"memory": memory, "age": window.age, "phase": window.phase}, {}, {})
+        y = self.normalise_output(x)
+        return CoreOutput(y, {"memory": memory, "age": window.age, "phase": window.phase}, {}, {})
 
     def stream(self, batch_size: int) -> TransformerXLStream:
         return TransformerXLStream(self, batch_size)

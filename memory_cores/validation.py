@@ -1,57 +1,11 @@
-"""Checks of a core's options and of the tensors of a call; each error names what is wrong."""
+"""Checks of the tensors of a call; each error names what is wrong."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from memory_cores.core import MemoryCore, State
-
-
-def at_least(minimum: int, **options: object) -> list[str]:
-    """The problems of integer options that must be `minimum` or more."""
-    return [
-        f"{name} is {value!r}, expected an integer >= {minimum}"
-        for name, value in options.items()
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum
-    ]
-
-
-def one_of(choices: Iterable[str], **options: object) -> list[str]:
-    """The problems of options that must be one of `choices`."""
-    choices = tuple(choices)
-    return [
-        f"{name} is {value!r}, expected one of {', '.join(choices)}"
-        for name, value in options.items()
-        if value not in choices
-    ]
-
-
-def probability(**options: object) -> list[str]:
-    """The problems of options that must lie in [0, 1)."""
-    return [
-        f"{name} is {value!r}, expected a number in [0, 1)"
-        for name, value in options.items()
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1
-    ]
-
-
-def positive(**options: object) -> list[str]:
-    """The problems of options that must be finite numbers above 0."""
-    return [
-        f"{name} is {value!r}, expected a finite number above 0"
-        for name, value in options.items()
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf
-    ]
-
-
-def raise_problems(core: str, problems: list[str]) -> None:
-    """Raise one ValueError that lists every problem of the options of `core`, if there are any."""
-    if problems:
-        raise ValueError(f"options of core {core!r}: " + "; ".join(problems))
 
 
 def check_call(core: MemoryCore, x: Tensor, state: State, reset: Tensor | None) -> None:

@@ -1,117 +1,143 @@
-"""What Transformer-XL and the Compressive Transformer share: blocks that attend to a scheduled memory."""
+"""What the cores that attend to a scheduled memory share: their blocks, and the positions of steps and slots."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from memory_cores.attention.attention import RelativeAttention, RelativePositions, RotaryAttention, RotaryPositions
-from memory_cores.attention.block import Norm, TransformerBlock
-from memory_cores.attention.positions import rotary_table, sinusoids
+from memory_cores.attention.attention import Attention
+from memory_cores.attention.block import BlockKind, TransformerBlock
+from memory_cores.attention.positions import (
+    Positions,
+    RelativePositions,
+    RotaryPositions,
+    farthest_distance,
+    nearest_distance,
+    rotary_table,
+    sinusoids,
+)
 from memory_cores.attention.schedule import MemorySchedule, Window
-from memory_cores.core import MemoryCore
-from memory_cores.validation import at_least, one_of, probability
+from memory_cores.core import MemoryCore, State
+from memory_cores.options import CoreOptions, at_least, multiple_of, one_of, probability
 
-Positions = Literal["relative", "rotary"]
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions(CoreOptions):
+    """The options of every core that attends to a memory."""
+
+    num_heads: int = 4
+    """Attention heads H of width d_model / H (Vaswani et al., 1706.03762, section 3.2.2); must divide d_model. More
+    heads attend to more places at once, each with less width."""
+    d_ff: int | None = None
+    """Width of the MLP's hidden layer; null is 4 d_model, as the papers have it. Narrower trades capacity for speed."""
+    memory_length: int = 64
+    """Steps before its own turn of the schedule that a step attends to, whatever the length of a call. As long as what
+    must be remembered exactly; cost grows in proportion. May differ between training and evaluation."""
+    block: BlockKind = "gtrxl"
+    """Order of norm, residual and gate. gtrxl: GRU gates, for agents (Parisotto et al., 1910.06764, section 3.2);
+    trxl_i: its ungated form; post: the language models of the papers; pre: plain pre-norm, easiest to train deep."""
+    final_norm: bool | None = None
+    """Whether a layer norm follows the last block; null is only after `pre` blocks, whose output has none."""
+    positions: Positions = "relative"
+    """How attention knows distance. relative: Transformer-XL's (Dai et al., 1901.02860, section 3.3); rotary: Su et
+    al., 2104.09864, on torch's fused kernels; none: by content alone, for what has no order beyond causality."""
+    dropout: float = 0.0
+    """Share of the attention weights, of the MLP's hidden layer and of both outputs that training drops; from 0 to
+    below 1. Raise it where the held-out loss rises while the training loss falls."""
+
+    def problems(self, d_model: int) -> list[str]:
+        problems = super().problems(d_model)
+        problems += at_least(1, num_heads=self.num_heads) + at_least(0, memory_length=self.memory_length)
+        problems += at_least(1, d_ff=self.d_ff) if self.d_ff is not None else []
+        problems += one_of(BlockKind, block=self.block) + one_of(Positions, positions=self.positions)
+        problems += probability(dropout=self.dropout)
+        if not at_least(1, d_model=d_model, num_heads=self.num_heads):
+            problems += self.width_problems(d_model)
+        return problems
+
+    def width_problems(self, d_model: int) -> list[str]:
+        """The problem of a width that the heads or the positions cannot share out."""
+        if d_model % self.num_heads:
+            return multiple_of(self.num_heads, "num_heads", d_model=d_model)
+        if self.positions == "rotary" and d_model // self.num_heads % 2:
+            return [f"d_model is {d_model}, expected an even d_model / num_heads for rotary positions"]
+        if self.positions == "relative" and d_model % 2:
+            return [f"d_model is {d_model}, expected an even number for relative positions"]
+        return []
+
+    def blocks(self, d_model: int, count: int) -> list[TransformerBlock]:
+        """`count` blocks with freshly drawn weights."""
+        return [
+            TransformerBlock(
+                Attention(d_model, self.num_heads, self.dropout, self.positions),
+                d_model=d_model,
+                d_ff=4 * d_model if self.d_ff is None else self.d_ff,
+                kind=self.block,
+                dropout=self.dropout,
+            )
+            for _ in range(count)
+        ]
 
 
 class MemoryTransformer(MemoryCore):
-    """Transformer blocks over a memory that follows a schedule, and the positions of its steps and slots."""
+    """Blocks over a memory that follows a schedule, and the positions of its steps and slots.
+
+    A block is called as block(x, memory, views, positions, ...) with the layer inputs x (B, T, D) and memory (B, M, D).
+    """
 
     def __init__(
         self,
-        *,
         d_model: int,
-        num_layers: int,
-        num_heads: int,
-        d_ff: int | None,
-        norm: Norm,
-        positions: Positions,
-        dropout: float,
+        options: AttentionOptions,
         schedule: MemorySchedule,
+        make_blocks: Callable[[], Iterable[nn.Module]],
     ) -> None:
-        super().__init__()
-        self.d_model = d_model
-        self.num_layers = num_layers
+        """make_blocks: called once the options are known to fit."""
+        super().__init__(d_model, options)
         self.schedule = schedule
         self.period = schedule.granularity
-        self.relative = positions == "relative"
-        self.head_width = d_model // num_heads
-        attention = RelativeAttention if self.relative else RotaryAttention
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                attention(d_model, num_heads, dropout),
-                d_model=d_model,
-                d_ff=4 * d_model if d_ff is None else d_ff,
-                norm=norm,
-                dropout=dropout,
-            )
-            for _ in range(num_layers)
-        )
-        if self.relative:
-            self.content_bias = nn.Parameter(torch.empty(num_heads, 1, self.head_width))
-            self.position_bias = nn.Parameter(torch.empty(num_heads, 1, self.head_width))
+        self.positions = options.positions
+        self.head_width = d_model // options.num_heads
+        self.blocks = nn.ModuleList(make_blocks())
+        self.num_layers = len(self.blocks)
+        if self.positions == "relative":
+            self.content_bias = nn.Parameter(torch.empty(options.num_heads, 1, self.head_width))
+            self.position_bias = nn.Parameter(torch.empty(options.num_heads, 1, self.head_width))
             nn.init.normal_(self.content_bias, std=0.02)
             nn.init.normal_(self.position_bias, std=0.02)
+        self.final_norm: nn.LayerNorm | None = None
+        if options.block == "pre" if options.final_norm is None else options.final_norm:
+            self.final_norm = nn.LayerNorm(d_model)
 
-    def positions(self, window: Window, *, like: Tensor) -> RelativePositions | RotaryPositions:
-        """The position terms that every layer of one call shares."""
-        schedule = self.schedule
-        if self.relative:
-            rate, slots = schedule.compression_rate, schedule.compressed_length
-            longest = max(block.stop - block.start for block in window.blocks)
-            farthest = schedule.span + -(-longest // rate) * rate - 1
-            slot_distances = [
-                schedule.context(window.first_phase + block.start) + 1 + rate * (slots - 1) for block in window.blocks
-            ]
-            beyond_newest = [
-                distance - rate * block.num_slots
-                for distance, block in zip(slot_distances, window.blocks, strict=True)
-                if block.num_slots
-            ]
-            nearest = min([-1, *beyond_newest])
+    def empty_state(self, batch_size: int, device: torch.device | str | None, **shapes: tuple[int, ...]) -> State:
+        """A state of zeros: tensors (B, *shape) of the parameters' type, age and phase (B,) int64."""
+        weight = next(self.parameters())
+        device = weight.device if device is None else device
+        tensors = {
+            name: torch.zeros(batch_size, *shape, dtype=weight.dtype, device=device) for name, shape in shapes.items()
+        }
+        counts = {name: torch.zeros(batch_size, dtype=torch.int64, device=device) for name in ("age", "phase")}
+        return tensors | counts
+
+    def normalise_output(self, x: Tensor) -> Tensor:
+        """The outputs (..., D) of the core from those (..., D) of the last block."""
+        return x if self.final_norm is None else self.final_norm(x)
+
+    def call_positions(self, window: Window, *, like: Tensor) -> RelativePositions | RotaryPositions | None:
+        """The positions of a call, which all layers share."""
+        if self.positions == "relative":
+            runs = [(run, view.stop - view.start) for view in window.views for run in view.runs]
+            farthest = max(farthest_distance(run, steps) for run, steps in runs)
+            nearest = min(nearest_distance(run) for run, _ in runs)
             distances = torch.arange(farthest, nearest - 1, -1, device=like.device)
             table = sinusoids(distances, self.d_model, like.dtype)
-            return RelativePositions(table, farthest, self.content_bias, self.position_bias, slot_distances, rate)
-        steps = window.episode.shape[1]
-        places = torch.arange(-schedule.capacity, steps, device=like.device)
-        if schedule.compressed_length:
-            last_steps = schedule.slot_ends(window.first_phase, slice(0, window.num_slots)).to(like.device) - 1
-            places = torch.cat([last_steps, places])
-        return RotaryPositions(*rotary_table(places, self.head_width, like.dtype))
-
-
-def transformer_problems(
-    *,
-    d_model: int,
-    num_layers: int,
-    num_heads: int,
-    d_ff: int | None,
-    memory_length: int,
-    norm: str,
-    positions: str,
-    dropout: float,
-) -> list[str]:
-    """The problems of the options that all memory Transformers have."""
-    problems = at_least(1, d_model=d_model, num_layers=num_layers, num_heads=num_heads)
-    problems += at_least(0, memory_length=memory_length)
-    problems += at_least(1, d_ff=d_ff) if d_ff is not None else []
-    problems += one_of(("post", "pre", "gru"), norm=norm)
-    problems += one_of(("relative", "rotary"), positions=positions)
-    problems += probability(dropout=dropout)
-    if not at_least(1, d_model=d_model, num_heads=num_heads):
-        problems += head_problems(d_model, num_heads, positions)
-    return problems
-
-
-def head_problems(d_model: int, num_heads: int, positions: str) -> list[str]:
-    """The problems of a width that its heads or its positions cannot share out."""
-    if d_model % num_heads:
-        return [f"d_model is {d_model}, expected a multiple of num_heads, {num_heads}"]
-    if positions == "rotary" and d_model // num_heads % 2:
-        return [f"d_model is {d_model}, expected an even d_model / num_heads for rotary positions"]
-    if positions == "relative" and d_model % 2:
-        return [f"d_model is {d_model}, expected an even number for relative positions"]
-    return []
+            return RelativePositions(table, farthest, self.content_bias, self.position_bias)
+        if self.positions == "rotary":
+            times = self.schedule.times(window, like.device)
+            cosine, sine = rotary_table(times, self.head_width, like.dtype)
+            steps = slice(len(times) - window.episode.shape[1], None)
+            return RotaryPositions((cosine, sine), (cosine[steps], sine[steps]))
+        return None

@@ -1,4 +1,4 @@
-"""One layer of a Transformer with memory, in the three published orders of norm and residual."""
+"""One layer of a Transformer with memory, in the published orders of norm, residual and gate."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from torch import Tensor, nn
 from memory_cores.layers.gating import GRUGate
 from memory_cores.layers.mlp import MLP
 
-Norm = Literal["post", "pre", "gru"]
+BlockKind = Literal["post", "pre", "trxl_i", "gtrxl"]
 
 
 class TransformerBlock(nn.Module):
     """A layer around any attention module that is called as attention(x, memory, *more).
 
-    post: layer norm after each residual sum (Vaswani et al., 1706.03762). pre: identity map reordering, the
-    norm on each sublayer's input and a ReLU on its output (TrXL-I; Parisotto et al., 1910.06764, section
-    3.1). gru: as pre, with GRU gates for the residual sums (GTrXL; section 3.2).
+    With the sublayers f, attention and MLP, one after the other:
+
+        post    LN(x + f(x))                 Vaswani et al., 1706.03762, section 3.1
+        pre     x + f(LN(x))                 Baevski & Auli, 1809.10853; wants a norm after the last block
+        trxl_i  x + relu(f(LN(x)))           identity map reordering (TrXL-I; Parisotto et al., 1910.06764, section 3.1)
+        gtrxl   g(x, relu(f(LN(x))))         GRU gates g (GTrXL; section 3.2)
     """
 
-    def __init__(self, attention: nn.Module, *, d_model: int, d_ff: int, norm: Norm, dropout: float) -> None:
+    def __init__(self, attention: nn.Module, *, d_model: int, d_ff: int, kind: BlockKind, dropout: float) -> None:
         super().__init__()
-        self.norm = norm
+        self.kind = kind
         self.attention = attention
         self.attention_norm = nn.LayerNorm(d_model)
         self.mlp = MLP(d_model, d_ff, dropout)
         self.mlp_norm = nn.LayerNorm(d_model)
-        if norm == "gru":
+        if kind == "gtrxl":
             self.attention_gate = GRUGate(d_model)
             self.mlp_gate = GRUGate(d_model)
 
@@ -39,30 +42,30 @@ class TransformerBlock(nn.Module):
 
     def normalise_memory(self, memory: Tensor) -> Tensor:
         """Layer inputs, remembered or of the call, (..., D) as attention reads them."""
-        return memory if self.norm == "post" else self.attention_norm(memory)
+        return memory if self.kind == "post" else self.attention_norm(memory)
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The stream (..., D) after the attention sublayer gave attended (..., D) on x (..., D)."""
+        """The residual stream (..., D) after the attention sublayer gave attended (..., D) on x (..., D)."""
         h: Tensor
-        if self.norm == "post":
+        if self.kind == "post":
             h = self.attention_norm(x + attended)
-        elif self.norm == "pre":
-            h = x + attended.relu()
-        else:
+        elif self.kind == "gtrxl":
             h = self.attention_gate(x, attended.relu())
+        else:
+            h = x + (attended.relu() if self.kind == "trxl_i" else attended)
         return h
 
     def mlp_input(self, h: Tensor) -> Tensor:
-        """The stream (..., D) between the sublayers as the second one reads it."""
-        return h if self.norm == "post" else self.mlp_norm(h)
+        """The residual stream (..., D) between the sublayers as the second one reads it."""
+        return h if self.kind == "post" else self.mlp_norm(h)
 
     def after_mlp(self, h: Tensor, transformed: Tensor) -> Tensor:
-        """The stream (..., D) after the second sublayer gave transformed (..., D) on h (..., D)."""
+        """The residual stream (..., D) after the second sublayer gave transformed (..., D) on h (..., D)."""
         y: Tensor
-        if self.norm == "post":
+        if self.kind == "post":
             y = self.mlp_norm(h + transformed)
-        elif self.norm == "pre":
-            y = h + transformed.relu()
-        else:
+        elif self.kind == "gtrxl":
             y = self.mlp_gate(h, transformed.relu())
+        else:
+            y = h + (transformed.relu() if self.kind == "trxl_i" else transformed)
         return y

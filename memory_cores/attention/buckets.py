@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from memory_cores.attention.attention import Observe
 from memory_cores.attention.base import MemoryTransformer
-from memory_cores.attention.schedule import MemorySchedule, QueryBlock
+from memory_cores.attention.patterns import View
+from memory_cores.attention.schedule import MemorySchedule
 
 PARTS = ("compressed", "memory", "present")
 BUCKETS = 6
@@ -68,21 +69,21 @@ class Watch:
         """The arguments of an attention module with this watch as observer, beside the one there may be."""
         other: Observe | None = arguments[4] if len(arguments) > 4 else None
 
-        def observe(block: QueryBlock, weights: Tensor) -> None:
+        def observe(view: View, weights: Tensor) -> None:
             if other is not None:
-                other(block, weights)
-            self.add(block, weights)
+                other(view, weights)
+            self.add(view, weights)
 
         return (*arguments[:4], observe, *arguments[5:])
 
-    def add(self, block: QueryBlock, weights: Tensor) -> None:
+    def add(self, view: View, weights: Tensor) -> None:
         """weights: (B, H, S, K) of the next S queries of the streams."""
-        buckets = self.buckets(block.stop - block.start, weights.shape[-1] - block.num_slots, block.num_slots)
+        buckets = self.buckets(view.stop - view.start, weights.shape[-1] - view.num_slots, view.num_slots)
         flat = weights.float().mean(dim=1).flatten(1)  # (B, S K)
         sums = flat.new_zeros(len(flat), len(PARTS) * BUCKETS)
         sums.scatter_add_(1, buckets.flatten().to(flat.device).expand(len(flat), -1), flat)
         self.sums = sums if self.sums is None else self.sums + sums
-        self.time += block.stop - block.start
+        self.time += view.stop - view.start
 
     def buckets(self, queries: int, keys: int, slots: int) -> Tensor:
         """(S, K) int64, the bucket of each key of the next S queries, whose `keys` steps end with the last query."""

@@ -1,34 +1,30 @@
-"""A Transformer block that takes single steps, with everything that its weights give prepared."""
+"""Single steps of a Transformer block, with prepacked weights and a key-value cache."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memory_cores.attention.kv_cache import Seen, StepCache, packed
-
-if TYPE_CHECKING:
-    from memory_cores.attention.block import TransformerBlock
-    from memory_cores.layers.gating import GRUGate
+from memory_cores.attention.attention import OutputHook
+from memory_cores.attention.block import TransformerBlock
+from memory_cores.attention.kv_cache import CachedAttention, Seen, pack
+from memory_cores.layers.gating import GRUGate
 
 
 class CachedBlock:
-    """A Transformer block that takes one step, with a cache for its attention."""
+    """A Transformer block that takes one step of B rows."""
 
-    def __init__(self, block: TransformerBlock, cache: StepCache, batch_size: int) -> None:
+    def __init__(self, block: TransformerBlock, attention: CachedAttention, batch_size: int) -> None:
         self.block = block
-        self.norm = block.norm
-        self.cache = cache
-        self.beside: Callable[[Tensor, Tensor], Tensor] | None = None
-        """Given the scaled queries (H, B, D / H) and the attention's output (B, D), what the layer takes for that."""
-        self.attention_output = packed(cache.attention.output.weight)
-        self.hidden = packed(block.mlp.hidden.weight)
-        self.output = packed(block.mlp.output.weight)
-        if self.norm == "gru":
+        self.kind = block.kind
+        self.attention = attention
+        self.hook: OutputHook | None = None
+        """Is given the scaled queries (B, H, 1, W) and the attention's output (B, D)."""
+        self.attention_output = pack(attention.module.output.weight)
+        self.hidden = pack(block.mlp.hidden.weight)
+        self.output = pack(block.mlp.output.weight)
+        if self.kind == "gtrxl":
             self.attention_gate = CachedGate(block.attention_gate, batch_size)
             self.mlp_gate = CachedGate(block.mlp_gate, batch_size)
 
@@ -39,26 +35,31 @@ class CachedBlock:
 
     def attend(self, x: Tensor, seen: Seen) -> Tensor:
         """The attention sublayer: x (B, D) attends to what is cached and seen, and itself -> (B, D)."""
-        if self.norm == "post":
-            return normalise(self.attention(x, seen).add_(x), self.block.attention_norm)
-        attended = self.attention(normalise(x, self.block.attention_norm), seen).relu_()
-        return self.attention_gate.combine(x, attended) if self.norm == "gru" else attended.add_(x)
+        if self.kind == "post":
+            return normalise(self.attended(x, seen).add_(x), self.block.attention_norm)
+        attended = self.attended(normalise(x, self.block.attention_norm), seen)
+        if self.kind == "pre":
+            return attended.add_(x)
+        attended.relu_()
+        return self.attention_gate.combine(x, attended) if self.kind == "gtrxl" else attended.add_(x)
 
     def mlp_input(self, h: Tensor) -> Tensor:
-        """The stream (B, D) between the sublayers as the second one reads it."""
-        return h if self.norm == "post" else normalise(h, self.block.mlp_norm)
+        """The residual stream (B, D) between the sublayers as the second one reads it."""
+        return h if self.kind == "post" else normalise(h, self.block.mlp_norm)
 
     def after_mlp(self, h: Tensor, transformed: Tensor) -> Tensor:
-        """The stream (B, D) after the second sublayer gave transformed (B, D), which is overwritten, on h (B, D)."""
-        if self.norm == "post":
+        """The residual stream (B, D) after the second sublayer gave transformed (B, D), overwritten, on h (B, D)."""
+        if self.kind == "post":
             return normalise(transformed.add_(h), self.block.mlp_norm)
+        if self.kind == "pre":
+            return transformed.add_(h)
         transformed.relu_()
-        return self.mlp_gate.combine(h, transformed) if self.norm == "gru" else transformed.add_(h)
+        return self.mlp_gate.combine(h, transformed) if self.kind == "gtrxl" else transformed.add_(h)
 
-    def attention(self, x: Tensor, seen: Seen) -> Tensor:
+    def attended(self, x: Tensor, seen: Seen) -> Tensor:
         """The attention's output (B, D) for its input x (B, D)."""
-        attended = torch.mm(self.cache.attend(x, seen), self.attention_output)
-        return attended if self.beside is None else self.beside(self.cache.query, attended)
+        output = torch.mm(self.attention.attend(x, seen), self.attention_output)
+        return output if self.hook is None else self.hook(self.attention.query, output)
 
     def mlp(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
@@ -70,8 +71,8 @@ class CachedGate:
     """A GRU gate over preallocated rows [y, x] and [y, r x]."""
 
     def __init__(self, gate: GRUGate, batch_size: int) -> None:
-        self.reset_update = packed(gate.reset_update.weight)
-        self.candidate = packed(gate.candidate.weight)
+        self.reset_update = pack(gate.reset_update.weight)
+        self.candidate = pack(gate.candidate.weight)
         width = gate.bias.shape[0]
         self.bias = torch.cat([torch.zeros_like(gate.bias), -gate.bias])
         self.rows = gate.bias.new_empty(batch_size, 2 * width)

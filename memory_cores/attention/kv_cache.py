@@ -2,250 +2,196 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from memory_cores.attention.attention import MemoryAttention, RelativeAttention
-from memory_cores.attention.positions import rotary_table, rotate, sinusoids
-from memory_cores.attention.schedule import MemorySchedule
-
-if TYPE_CHECKING:
-    from memory_cores.attention.base import MemoryTransformer
+from memory_cores.attention.attention import Attention
+from memory_cores.attention.patterns import Run, take
+from memory_cores.attention.positions import RelativeTerms, rotary_table, rotate, sinusoids
 
 
 class Seen(NamedTuple):
-    """What one step attends to: the slots [first_slot, end_slot) and the steps [start, place], its own last."""
+    """What one step attends to."""
 
-    start: int
     place: int
-    penalty: Tensor | None
-    """(B, slots + place + 1 - start), added to each row's scores."""
-    first_slot: int = 0
-    end_slot: int = 0
-    slot_distance: int = 0
-    """Steps from the last one that the newest slot stands for to the step."""
+    """The step's own place among the cached steps."""
+    steps: tuple[Run, ...]
+    """Cached steps, the last of them itself."""
+    slots: Run | None = None
+    """Cached slots."""
+    penalty: Tensor | None = None
+    """(B, slots + steps), added to each row's scores; None if every row sees all of them."""
     turn: int = 0
     """The place of the first step since the schedule's last turn, the last multiple of its granularity."""
 
 
 class KeyValueCache:
-    """Keys and values (2, H, B, N, D / H), N places in time order."""
+    """Keys and values (2, H, B, N, W) at N places in time order, `stride` steps apart, of attention without positions.
 
-    def __init__(self, attention: MemoryAttention, entries: Tensor, length: int) -> None:
+    A place's position is stride times the place.
+    """
+
+    def __init__(self, attention: Attention, entries: Tensor, length: int, stride: int = 1) -> None:
         """entries (B, C, D), normalised if the block does so, fill the first C of `length` places."""
         self.attention = attention
-        self.heads = attention.num_heads
-        self.width = attention.head_width
-        self.buffer = entries.new_zeros(2, self.heads, entries.shape[0], length, self.width)
-        self.keys, self.values = self.buffer.flatten(1, 2)  # (H B, N, D / H), views
+        self.stride = stride
+        self.buffer = entries.new_zeros(2, attention.num_heads, entries.shape[0], length, attention.head_width)
+        self.keys, self.values = self.buffer  # views
         self.write(entries, 0)
 
     def write(self, entries: Tensor, place: int) -> None:
         """Cache entries (B, n, D) from `place` on."""
-        projected = torch.stack(self.attention.project_memory(entries))  # (2, B, n, D)
-        projected = projected.view(*projected.shape[:3], self.heads, self.width)
-        self.buffer[:, :, :, place : place + entries.shape[1]] = projected.permute(0, 3, 1, 2, 4)
+        keys, values = (self.attention.heads(part) for part in self.attention.project_memory(entries))
+        places = slice(place, place + entries.shape[1])
+        self.keys[:, :, places] = self.turn(keys, slice(self.stride * place, self.stride * places.stop, self.stride))
+        self.values[:, :, places] = values
+
+    def put(self, key: Tensor, value: Tensor, place: int) -> None:
+        """Cache a turned key and a value (H, B, W) at `place`."""
+        self.keys[:, :, place] = key
+        self.values[:, :, place] = value
 
     def slide(self, count: int, place: int) -> None:
         """Move the `count` entries before `place` to the front."""
         self.buffer[:, :, :, :count] = self.buffer[:, :, :, place - count : place]
 
+    def turn(self, x: Tensor, positions: int | slice) -> Tensor:
+        """Queries or keys (..., n, W), or one (..., W), as they are at their positions."""
+        return x
 
-class StepCache(KeyValueCache):
-    """The remembered steps and the step at hand."""
-
-    def __init__(self, attention: MemoryAttention, memory: Tensor, length: int) -> None:
-        super().__init__(attention, memory, length)
-        d_model = memory.shape[2]
-        weight = attention.qkv.weight.detach().clone()
-        weight[:d_model] *= attention.scale
-        self.qkv = packed(weight)
-        self.query: Tensor
-        """(H, B, D / H), the scaled queries of the step at hand, without positions."""
-        self.slots: SlotCache | None = None
-        self.usage: Tensor | None = None
-        """(B, N), the attention that each step received since the schedule's turn after it; counted if not None."""
-
-    def project(self, x: Tensor) -> Tensor:
-        """The scaled queries, the keys and the values (3, H, B, D / H) of x (B, D), as a view."""
-        projected = torch.mm(x, self.qkv).view(-1, 3, self.heads, self.width).permute(1, 2, 0, 3)
-        self.query = projected[0]
-        return projected
-
-    def scores(self, x: Tensor, seen: Seen) -> Tensor:
-        """Write the keys and values of x (B, D) at its place; return its scores (H B, 1, seen steps)."""
-        raise NotImplementedError
-
-    def remember(self, x: Tensor, place: int) -> None:
-        """Write the keys and values of x (B, D) at `place`, without attending."""
-        self.write(x[:, None], place)
-
-    def attend(self, x: Tensor, seen: Seen) -> Tensor:
-        """Write the keys and values of x (B, D) at its place; return the attended values (B, D)."""
-        scores = self.scores(x, seen)
-        if self.slots is not None:
-            scores = torch.cat([self.slots.scores(self, seen), scores], dim=-1)
-        if seen.penalty is not None:
-            scores = scores.view(self.heads, -1, seen.penalty.shape[1]).add_(seen.penalty).view(scores.shape)
-        weights = scores.softmax(dim=-1)
-        num_slots = seen.end_slot - seen.first_slot
-        context = torch.bmm(weights[..., num_slots:], self.values[:, seen.start : seen.place + 1])
-        if self.slots is not None:
-            context.baddbmm_(weights[..., :num_slots], self.slots.values[:, seen.first_slot : seen.end_slot])
-        if self.usage is not None and seen.turn > seen.start:
-            received = weights[:, 0, num_slots : num_slots + seen.turn - seen.start]
-            self.usage[:, seen.start : seen.turn] += received.view(self.heads, *x.shape[:1], -1).mean(dim=0)
-        return context.view(self.heads, -1, self.width).transpose(0, 1).reshape(-1, self.heads * self.width)
-
-    def slide(self, count: int, place: int) -> None:
-        super().slide(count, place)
-        if self.usage is not None:
-            self.usage[:, :count] = self.usage[:, place - count : place]
-            self.usage[:, count:] = 0.0
+    def scores(self, query: Tensor, run: Run) -> Tensor:
+        """(H, B, 1, K), of the scaled and turned query (H, B, 1, W) of one step and a run of cached keys."""
+        return query @ take(self.keys, (run,)).transpose(-1, -2)
 
 
-class RelativeStepCache(StepCache):
-    """Adds the tabulated terms of the relative positions."""
+class RelativeCache(KeyValueCache):
+    """Tabulates the products of the relative positions, one table for each remainder of a distance by the stride, so
+    that the keys of a run find theirs in a row."""
 
-    def __init__(self, attention: RelativeAttention, memory: Tensor, length: int, core: MemoryTransformer) -> None:
-        super().__init__(attention, memory, length)
-        distances = torch.arange(memory.shape[1], -1, -1, device=memory.device)
-        self.distances = position_keys(attention, distances, memory)
-        self.content_bias = core.content_bias.detach() * attention.scale
-        self.position_bias = core.position_bias.detach() * attention.scale
-        self.content_query = memory.new_empty(self.heads, memory.shape[0], self.width)
-        self.position_query = torch.empty_like(self.content_query)
+    def __init__(
+        self,
+        attention: Attention,
+        entries: Tensor,
+        length: int,
+        biases: tuple[Tensor, Tensor],
+        distances: range,
+        stride: int = 1,
+    ) -> None:
+        """biases: u and v (H, 1, W). distances: all from a key to a query, whose number the stride divides."""
+        super().__init__(attention, entries, length, stride)
+        self.nearest = distances.start
+        descending = torch.tensor(distances[::-1], device=entries.device)
+        table = attention.position_table(sinusoids(descending, entries.shape[-1], entries.dtype))
+        scaled = [attention.scale * bias.detach()[:, None] for bias in biases]
+        self.terms = [
+            RelativeTerms(table[..., stride - 1 - rest :: stride].contiguous(), len(distances) // stride - 1, *scaled)
+            for rest in range(stride)
+        ]
 
-    def scores(self, x: Tensor, seen: Seen) -> Tensor:
-        projected = self.project(x)
-        self.buffer[:, :, :, seen.place] = projected[1:]
-        torch.add(self.query, self.content_bias, out=self.content_query)
-        torch.add(self.query, self.position_bias, out=self.position_query)
-        count = seen.place + 1 - seen.start
-        scores = torch.bmm(self.position_query, self.distances[:, :, self.distances.shape[2] - count :])
-        keys = self.keys[:, seen.start : seen.place + 1].transpose(1, 2)
-        return scores.view(-1, 1, count).baddbmm_(self.content_query.view(-1, 1, self.width), keys)
+    def scores(self, query: Tensor, run: Run) -> Tensor:
+        whole, rest = divmod(run.distance - self.nearest, self.stride)
+        terms = self.terms[rest]
+        in_strides = run._replace(distance=whole, stride=run.stride // self.stride)
+        content, position = query + terms.content_bias, query + terms.position_bias
+        return terms.with_runs(content, position, take(self.keys, (run,)), (in_strides,))
 
 
-class RotaryStepCache(StepCache):
-    """Keys are kept rotated by their place; a slide turns them back by its distance.
+class RotaryCache(KeyValueCache):
+    """Keys are kept rotated by their positions; a slide turns them back by its distance.
 
     No entry slides twice, since a slide moves fewer entries than were written since the last: rounding never
     adds up.
     """
 
-    def __init__(self, attention: MemoryAttention, memory: Tensor, length: int) -> None:
-        super().__init__(attention, memory, length)
-        places = torch.arange(length, device=memory.device)
-        self.cosine, self.sine = rotary_table(places, self.width, memory.dtype)
-        self.keys.copy_(rotate(self.keys, self.cosine, self.sine))
+    def __init__(self, attention: Attention, entries: Tensor, length: int, farthest: int, stride: int = 1) -> None:
+        """farthest: the largest distance from a key to a query."""
+        places = torch.arange(stride * length + farthest, device=entries.device)
+        self.cosine, self.sine = rotary_table(places, attention.head_width, entries.dtype)
+        super().__init__(attention, entries, length, stride)
+
+    def turn(self, x: Tensor, positions: int | slice) -> Tensor:
+        return rotate(x, self.cosine[positions], self.sine[positions])
+
+    def slide(self, count: int, place: int) -> None:
+        super().slide(count, place)
+        back = torch.tensor([self.stride * (count - place)], device=self.keys.device)
+        turned = rotate(self.keys[:, :, :count], *rotary_table(back, self.keys.shape[-1], self.keys.dtype))
+        self.keys[:, :, :count] = turned
+
+
+class CachedAttention:
+    """One layer's attention for single steps: prepacked projections, and caches of steps and of compressed slots."""
+
+    def __init__(self, module: Attention, steps: KeyValueCache, slots: KeyValueCache | None = None) -> None:
+        self.module = module
+        self.steps = steps
+        self.slots = slots
+        weight = module.qkv.weight.detach().clone()
+        weight[: weight.shape[1]] *= module.scale
+        self.qkv = pack(weight)
+        self.num_heads, self.head_width = module.num_heads, module.head_width
+        self.query: Tensor
+        """(B, H, 1, W), the scaled queries of the step at hand, without positions."""
+        self.usage: Tensor | None = None
+        """(B, N), the attention that each cached step received since the schedule's turn after it; counted if not
+        None."""
+
+    def attend(self, x: Tensor, seen: Seen) -> Tensor:
+        """Cache the keys and values of x (B, D) at its place; return the attended values (B, D)."""
+        projected = torch.mm(x, self.qkv).view(-1, 3, self.num_heads, self.head_width).permute(1, 2, 0, 3)
+        self.query = projected[0].transpose(0, 1)[:, :, None]
+        query, key = self.steps.turn(projected[:2], self.steps.stride * seen.place)
+        self.steps.put(key, projected[2], seen.place)
+        sources = [(self.steps, run) for run in seen.steps]
+        scores = [self.steps.scores(query[:, :, None], run) for run in seen.steps]
+        if self.slots is not None and seen.slots is not None:
+            position = self.slots.stride * (seen.slots.keys.stop - 1) + seen.slots.distance
+            slot_query = self.slots.turn(projected[0], position)[:, :, None]
+            sources = [(self.slots, seen.slots), *sources]
+            scores = [self.slots.scores(slot_query, seen.slots), *scores]
+        joined = scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
+        if seen.penalty is not None:
+            joined.add_(seen.penalty[:, None])
+        weights = joined.softmax(dim=-1)
+        parts = torch.split(weights, [run.length for _, run in sources], dim=-1)
+        if self.usage is not None:
+            self.count_usage(parts[-1], seen)
+        context = sum_of_values(sources, parts)
+        return context.transpose(0, 1).reshape(-1, self.num_heads * self.head_width)
 
     def remember(self, x: Tensor, place: int) -> None:
-        super().remember(x, place)
-        self.keys[:, place].copy_(rotate(self.keys[:, place], self.cosine[place], self.sine[place]))
+        """Cache the keys and values of x (B, D) at `place`, without attending."""
+        self.steps.write(x[:, None], place)
 
-    def scores(self, x: Tensor, seen: Seen) -> Tensor:
-        projected = self.project(x)
-        query, key = rotate(projected[:2], self.cosine[seen.place], self.sine[seen.place])
-        self.buffer[0, :, :, seen.place] = key
-        self.buffer[1, :, :, seen.place] = projected[2]
-        keys = self.keys[:, seen.start : seen.place + 1].transpose(1, 2)
-        return torch.bmm(query.reshape(-1, 1, self.width), keys)
-
-    def slide(self, count: int, place: int) -> None:
-        super().slide(count, place)
-        turn_back(self.keys[:, :count], place - count)
-
-
-class SlotCache(KeyValueCache):
-    """The compressed slots, whose last steps lie `rate` steps apart."""
-
-    def scores(self, steps: StepCache, seen: Seen) -> Tensor:
-        """The scores (H B, 1, slots) of the step whose queries `steps` made last."""
-        raise NotImplementedError
-
-
-class RelativeSlotCache(SlotCache):
-    """Tabulates the relative positions once for each remainder of the distance, so that slots find them in a row."""
-
-    def __init__(self, attention: RelativeAttention, slots: Tensor, length: int, schedule: MemorySchedule) -> None:
-        super().__init__(attention, slots, length)
-        rate, self.nearest = schedule.compression_rate, schedule.memory_length + 1
-        self.rate = rate
-        count = schedule.granularity // rate + schedule.compressed_length - 1
-        distances = torch.arange(rate * count - 1, -1, -1, device=slots.device) + self.nearest
-        table = position_keys(attention, distances, slots)
-        self.tables = [table[..., rate - 1 - rest :: rate].contiguous() for rest in range(rate)]
-
-    def scores(self, steps: StepCache, seen: Seen) -> Tensor:
-        assert isinstance(steps, RelativeStepCache)
-        whole, rest = divmod(seen.slot_distance - self.nearest, self.rate)
-        table = self.tables[rest]
-        count = seen.end_slot - seen.first_slot
-        newest = table.shape[2] - whole
-        scores = torch.bmm(steps.position_query, table[:, :, newest - count : newest])
-        keys = self.keys[:, seen.first_slot : seen.end_slot].transpose(1, 2)
-        return scores.view(-1, 1, count).baddbmm_(steps.content_query.view(-1, 1, self.width), keys)
-
-
-class RotarySlotCache(SlotCache):
-    """Keys are kept rotated by `rate` times their place; no entry slides twice."""
-
-    def __init__(self, attention: MemoryAttention, slots: Tensor, length: int, schedule: MemorySchedule) -> None:
-        self.rate = schedule.compression_rate
-        places = torch.arange(length, device=slots.device)
-        self.cosine, self.sine = rotary_table(self.rate * places, attention.head_width, slots.dtype)
-        farthest = self.rate * length + schedule.capacity
-        positions = torch.arange(farthest + 1, device=slots.device)
-        self.query_cosine, self.query_sine = rotary_table(positions, attention.head_width, slots.dtype)
-        super().__init__(attention, slots, length)
-
-    def write(self, entries: Tensor, place: int) -> None:
-        super().write(entries, place)
-        written = slice(place, place + entries.shape[1])
-        self.keys[:, written] = rotate(self.keys[:, written], self.cosine[written], self.sine[written])
-
-    def scores(self, steps: StepCache, seen: Seen) -> Tensor:
-        assert isinstance(steps, RotaryStepCache)
-        position = self.rate * (seen.end_slot - 1) + seen.slot_distance
-        query = rotate(steps.query, self.query_cosine[position], self.query_sine[position])
-        keys = self.keys[:, seen.first_slot : seen.end_slot].transpose(1, 2)
-        return torch.bmm(query.reshape(-1, 1, self.width), keys)
+    def count_usage(self, weights: Tensor, seen: Seen) -> None:
+        """Add the weights (H, B, 1, K) of the steps seen to the usage of those before the schedule's last turn."""
+        assert self.usage is not None
+        (run,) = seen.steps
+        remembered = seen.turn - run.keys.start
+        if remembered > 0:
+            self.usage[:, run.keys.start : seen.turn] += weights[:, :, 0, :remembered].mean(dim=0)
 
     def slide(self, count: int, place: int) -> None:
-        super().slide(count, place)
-        turn_back(self.keys[:, :count], self.rate * (place - count))
+        """Move the `count` cached steps before `place` to the front."""
+        self.steps.slide(count, place)
+        if self.usage is not None:
+            self.usage[:, :count] = self.usage[:, place - count : place]
+            self.usage[:, count:] = 0.0
 
 
-def slot_cache(attention: MemoryAttention, slots: Tensor, length: int, schedule: MemorySchedule) -> SlotCache:
-    """The cache of slots (B, n_cm, D) that fits the attention's positions."""
-    if isinstance(attention, RelativeAttention):
-        return RelativeSlotCache(attention, slots, length, schedule)
-    return RotarySlotCache(attention, slots, length, schedule)
+def sum_of_values(sources: list[tuple[KeyValueCache, Run]], weights: tuple[Tensor, ...]) -> Tensor:
+    """(H, B, W), the values of the runs of each cache weighed by weights (H, B, 1, K)."""
+    total: Tensor | None = None
+    for (cache, run), part in zip(sources, weights, strict=True):
+        values, part = take(cache.values, (run,)).flatten(0, 1), part.flatten(0, 1)
+        total = torch.bmm(part, values) if total is None else total.baddbmm_(part, values)
+    assert total is not None
+    return total.view(weights[0].shape[0], weights[0].shape[1], -1)
 
 
-def step_cache(attention: MemoryAttention, memory: Tensor, length: int, core: MemoryTransformer) -> StepCache:
-    """The cache that fits the attention's positions."""
-    if isinstance(attention, RelativeAttention):
-        return RelativeStepCache(attention, memory, length, core)
-    return RotaryStepCache(attention, memory, length)
-
-
-def position_keys(attention: RelativeAttention, distances: Tensor, like: Tensor) -> Tensor:
-    """W_r R of distances (N,) as (H, D / H, N)."""
-    table = attention.position(sinusoids(distances, like.shape[-1], like.dtype))
-    return attention.heads(table).transpose(1, 2).contiguous()
-
-
-def turn_back(keys: Tensor, positions: int) -> None:
-    """Rotate keys (..., N, D / H) in place as if they lay `positions` earlier."""
-    turn = rotary_table(torch.tensor([-positions], device=keys.device), keys.shape[-1], keys.dtype)
-    keys.copy_(rotate(keys, *turn))
-
-
-def packed(weight: Tensor) -> Tensor:
+def pack(weight: Tensor) -> Tensor:
     """A linear layer's weight (outputs, inputs) as the right factor (inputs, outputs).
 
     Its rows in memory lie along the longer side: a product with few rows is bound by reading the weight, which

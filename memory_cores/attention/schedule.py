@@ -21,24 +21,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MIN_QUERY_BLOCK = 128
-"""Queries are attended in blocks no shorter than this, lest short memories make many small products."""
+from memory_cores.attention.patterns import Run, View
 
-
-class QueryBlock(NamedTuple):
-    """Steps [start, stop) of a call and which keys they see: of the call's compressed slots, memory and steps, in
-    that order, the `slots` and the `steps`."""
-
-    start: int
-    stop: int
-    slots: slice
-    steps: slice
-    mask: Tensor
-    """(B, 1, stop - start, slots + steps) bool, True where the key may be attended to."""
-
-    @property
-    def num_slots(self) -> int:
-        return int(self.slots.stop - self.slots.start)
+MIN_QUERIES = 128
+"""Queries are attended in views of no fewer than this, lest short memories make many small products."""
 
 
 class Evicted(NamedTuple):
@@ -66,7 +52,8 @@ class Evicted(NamedTuple):
 class Window(NamedTuple):
     """One call's share of the schedule."""
 
-    blocks: list[QueryBlock]
+    views: list[View]
+    """Which of the call's compressed slots, memory and steps, in that order, its steps see."""
     num_slots: int
     """Compressed slots that any step of the call may attend to: those of the state and those made in time."""
     first_phase: int
@@ -127,10 +114,10 @@ class MemorySchedule:
         return int(shared)
 
     def window(self, age: Tensor, phase: Tensor, reset: Tensor | None, steps: int) -> Window:
-        """The attention masks of a call of `steps` steps, in query blocks, and the age and phase after it.
+        """What each of a call's `steps` steps sees, and the age and phase after it.
 
-        age, phase: (B,) int64 before the call. reset: (B, T) bool. Long calls are cut into blocks, so that attention
-        costs O(T * memory_length) and not O(T * T).
+        age, phase: (B,) int64 before the call. reset: (B, T) bool. Long calls are cut into several views, so that
+        attention costs O(T * memory_length) and not O(T * T).
         """
         first_phase = self.shared_phase(phase)
         time = torch.arange(steps, device=age.device)
@@ -139,7 +126,7 @@ class MemorySchedule:
             episode = torch.where(reset, time, episode).cummax(1).values
         borders = self.borders(first_phase, steps)
         return Window(
-            [self.query_block(start, stop, first_phase, episode) for start, stop in itertools.pairwise(borders)],
+            [self.view(start, stop, first_phase, episode) for start, stop in itertools.pairwise(borders)],
             self.compressed_length + self.new_slots(first_phase, steps - 1),
             first_phase,
             episode,
@@ -148,13 +135,13 @@ class MemorySchedule:
         )
 
     def borders(self, first_phase: int, steps: int) -> list[int]:
-        """Where the query blocks of a call of `steps` steps begin, and its end.
+        """Where the views of a call of `steps` steps begin, and its end.
 
-        Blocks begin where the memory moves on: a block sees all that its first step sees, and that is least there.
+        They begin where the memory moves on: a view holds all that its first step sees, and that is least there.
         """
         borders = [0]
         for step in range((self.memory_length - first_phase) % self.granularity, steps, self.granularity):
-            if step - borders[-1] >= MIN_QUERY_BLOCK:
+            if step - borders[-1] >= MIN_QUERIES:
                 borders.append(step)
         return [*borders, steps]
 
@@ -168,7 +155,7 @@ class MemorySchedule:
             return 0
         return (self.boundary(first_phase, steps) - self.boundary(first_phase, 0)) // self.compression_rate
 
-    def query_block(self, start: int, stop: int, first_phase: int, episode: Tensor) -> QueryBlock:
+    def view(self, start: int, stop: int, first_phase: int, episode: Tensor) -> View:
         """What the steps [start, stop) of a call see. episode: (B, T), where each step's episode begins."""
         query = torch.arange(start, stop, device=episode.device)[:, None]
         context = self.memory_length + (query + first_phase - self.memory_length) % self.granularity
@@ -177,18 +164,32 @@ class MemorySchedule:
         begin = episode[:, start:stop, None]
         mask = (key <= query) & (key >= query - context) & (key >= begin)
         first_key = self.compressed_length + self.new_slots(first_phase, episode.shape[1] - 1) + self.capacity + first
-        steps = slice(first_key, first_key + len(key))
+        steps = Run(slice(first_key, first_key + len(key)), distance=start - stop + 1)
         if not self.compressed_length:
-            return QueryBlock(start, stop, slice(first_key, first_key), steps, mask[:, None])
+            return View(slice(start, stop), (steps,), mask)
 
-        slots = slice(
-            self.new_slots(first_phase, start), self.compressed_length + self.new_slots(first_phase, stop - 1)
-        )
-        slot_end = self.slot_ends(first_phase, slots).to(episode.device)
+        keys = slice(self.new_slots(first_phase, start), self.compressed_length + self.new_slots(first_phase, stop - 1))
+        slot_end = self.slot_ends(first_phase, keys).to(episode.device)
         boundary = query - context
         reach = self.compression_rate * self.compressed_length
         slot_mask = (slot_end <= boundary) & (slot_end > boundary - reach) & (slot_end > begin)
-        return QueryBlock(start, stop, slots, steps, torch.cat([slot_mask, mask], dim=-1)[:, None])
+        later = keys.stop - self.compressed_length - keys.start  # slots that only later steps of the view see
+        slots = Run(
+            keys, self.slot_distance(first_phase + start) - self.compression_rate * later, self.compression_rate
+        )
+        return View(slice(start, stop), (slots, steps), torch.cat([slot_mask, mask], dim=-1))
+
+    def slot_distance(self, phase: int) -> int:
+        """Steps from the last one that the newest compressed slot stands for to a step at `phase`."""
+        return self.context(phase) + 1
+
+    def times(self, window: Window, device: torch.device) -> Tensor:
+        """(slots + C + T,), the positions of a call's slots, memory and steps, counted from its first step."""
+        steps = torch.arange(-self.capacity, window.episode.shape[1], device=device)
+        if not self.compressed_length:
+            return steps
+        last_steps = self.slot_ends(window.first_phase, slice(0, window.num_slots)).to(device) - 1
+        return torch.cat([last_steps, steps])
 
     def slot_ends(self, first_phase: int, slots: slice) -> Tensor:
         """(N,), the step after the last one that each of a call's slots stands for, counted from the call's first."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from memory_cores.attention.attention import MemoryAttention
+from memory_cores.attention.attention import Attention
+from memory_cores.attention.base import MemoryTransformer
 from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.cached_block import CachedBlock
-from memory_cores.attention.kv_cache import Seen, StepCache, step_cache
+from memory_cores.attention.kv_cache import CachedAttention, KeyValueCache, RelativeCache, RotaryCache, Seen
+from memory_cores.attention.patterns import Run
 from memory_cores.attention.schedule import clear_unused
 from memory_cores.core import State, Stream
 from memory_cores.validation import check_state, check_step
-
-if TYPE_CHECKING:
-    from memory_cores.attention.base import MemoryTransformer
 
 
 class TransformerXLStream(Stream):
@@ -47,7 +46,7 @@ class TransformerXLStream(Stream):
         self.prepare()
         if reset is not None and reset.any():
             self.forget(reset)
-        y = self.transform(x, self.seen())
+        y = self.core.normalise_output(self.transform(x, self.seen()))
         self.advance()
         return y
 
@@ -73,7 +72,7 @@ class TransformerXLStream(Stream):
         """What the step at hand attends to."""
         start = self.place - self.core.schedule.context(self.phase)
         penalty = self.penalty[:, start : self.place + 1] if start < self.all_seen_from else None
-        return Seen(start, self.place, penalty)
+        return Seen(self.place, (Run(slice(start, self.place + 1)),), penalty=penalty)
 
     def advance(self) -> None:
         """End a step."""
@@ -87,7 +86,7 @@ class TransformerXLStream(Stream):
         self.penalty[:, : self.capacity] = self.penalty[:, distance:]
         self.penalty[:, self.capacity :] = 0.0
         for block in self.blocks:
-            block.cache.slide(self.capacity, self.length)
+            block.attention.slide(self.capacity, self.length)
         self.place -= distance
         self.all_seen_from -= distance
         self.episode_place -= distance
@@ -124,10 +123,25 @@ class TransformerXLStream(Stream):
         cached = []
         for layer, module in enumerate(self.core.blocks):
             block = cast(TransformerBlock, module)
-            cached.append(CachedBlock(block, self.cache(block, layer, state), self.batch_size))
+            cached.append(CachedBlock(block, self.cached_attention(block, layer, state), self.batch_size))
         return cached
 
-    def cache(self, block: TransformerBlock, layer: int, state: State) -> StepCache:
-        """The attention cache of one layer, filled from `state`."""
+    def cached_attention(self, block: TransformerBlock, layer: int, state: State) -> CachedAttention:
+        """The attention of one layer, its caches filled from `state`."""
+        attention = cast(Attention, block.attention)
         memory = block.normalise_memory(state["memory"][:, layer].detach())
-        return step_cache(cast(MemoryAttention, block.attention), memory, self.length, self.core)
+        return CachedAttention(attention, self.cache(attention, memory, self.length, range(self.capacity + 1)))
+
+    def cache(
+        self, attention: Attention, entries: Tensor, length: int, distances: range, stride: int = 1
+    ) -> KeyValueCache:
+        """A cache of `length` places for the core's kind of positions that holds entries (B, C, D), normalised.
+
+        distances: all from a key to a query, whose number the stride divides.
+        """
+        if self.core.positions == "relative":
+            biases = (self.core.content_bias, self.core.position_bias)
+            return RelativeCache(attention, entries, length, biases, distances, stride)
+        if self.core.positions == "rotary":
+            return RotaryCache(attention, entries, length, distances.stop, stride)
+        return KeyValueCache(attention, entries, length, stride)

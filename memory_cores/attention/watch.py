@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memory_cores.attention.schedule import MemorySchedule, QueryBlock, Window
+from memory_cores.attention.patterns import View
+from memory_cores.attention.schedule import MemorySchedule, Window
 
 
 class AttentionUse:
@@ -25,19 +26,19 @@ class AttentionUse:
         """(B, C + T), for the layer at hand the attention that each remembered and new step received so far as
         memory, summed over queries and its mean over heads; counted if not None."""
 
-    def __call__(self, block: QueryBlock, weights: Tensor) -> None:
-        """weights: (B, H, S, K) of a query block."""
-        slots, keys = block.num_slots, weights.shape[-1] - block.num_slots
+    def __call__(self, view: View, weights: Tensor) -> None:
+        """weights: (B, H, S, K) of a view."""
+        slots, keys = view.num_slots, weights.shape[-1] - view.num_slots
         phase = self.window.first_phase
         if self.received is not None:
-            query = torch.arange(block.start, block.stop, device=weights.device)[:, None]
-            key = torch.arange(block.stop - keys, block.stop, device=weights.device)
+            query = torch.arange(view.start, view.stop, device=weights.device)[:, None]
+            key = torch.arange(view.stop - keys, view.stop, device=weights.device)
             remembered = key < query - (phase + query) % self.schedule.granularity
             attention = weights[..., slots:].mean(dim=1) * remembered
-            stop = self.schedule.capacity + block.stop
+            stop = self.schedule.capacity + view.stop
             self.received[:, stop - keys : stop] += attention.sum(dim=1)
-        if block.stop == self.window.episode.shape[1]:
-            present = (phase + block.stop - 1) % self.schedule.granularity + 1
+        if view.stop == self.window.episode.shape[1]:
+            present = (phase + view.stop - 1) % self.schedule.granularity + 1
             last = weights[:, :, -1].mean(dim=(0, 1))
             parts = (last[:slots], last[slots:-present], last[-present:])
             self.shares.append(torch.stack([part.sum() for part in parts]))

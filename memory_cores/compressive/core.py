@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from memory_cores.attention.attention import MemoryAttention
-from memory_cores.attention.base import MemoryTransformer, Positions, transformer_problems
-from memory_cores.attention.block import Norm, TransformerBlock
-from memory_cores.attention.kv_cache import Seen, StepCache, slot_cache
+from memory_cores.attention.base import AttentionOptions, MemoryTransformer
+from memory_cores.attention.block import TransformerBlock
+from memory_cores.attention.kv_cache import CachedAttention, Seen
+from memory_cores.attention.patterns import Run
 from memory_cores.attention.schedule import Evicted, MemorySchedule, clear_unused
 from memory_cores.attention.stream import TransformerXLStream
 from memory_cores.attention.watch import AttentionUse
@@ -19,102 +20,114 @@ from memory_cores.compressive.compression import LEARNED, Compression, Compresso
 from memory_cores.compressive.loss import CompressionLoss, attention_reconstruction, auto_encoding
 from memory_cores.core import CoreOutput, State
 from memory_cores.layers.initialisation import fan_in_normal_
-from memory_cores.validation import at_least, check_call, one_of, raise_problems
+from memory_cores.options import at_least, multiple_of, one_of
+from memory_cores.validation import check_call
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressiveOptions(AttentionOptions):
+    """The options of `Compressive`."""
+
+    num_layers: int = 2
+    """Blocks stacked one on the other. More see more of each other's memories, at cost in proportion."""
+    compressed_length: int = 64
+    """Compressed slots n_cm that a step attends to (section 3.1). They reach compression_rate times as many steps back
+    as the memory; each costs as much attention as a step of it."""
+    compression_rate: int = 4
+    """Steps c that one slot stands for (section 3.1). The papers' models take 2 to 4; a higher one reaches further and
+    keeps less."""
+    compression: Compression = "conv"
+    """How c steps become one slot (section 3.2): a convolution, a dilated convolution over the whole block, mean or max
+    pooling, or the most_used steps. conv is the paper's best; pooling has no weights to train."""
+    compression_loss: CompressionLoss | None = None
+    """What trains conv and dilated_conv (section 3.2): attention_reconstruction (algorithm 2), which null is for them;
+    auto_encoding; or bptt, alone in letting the task's loss train the compression, through slots made and read within
+    one call, which must then be longer than a period. Null for the others, which have no weights."""
+    granularity: int | None = None
+    """Steps by which the memory moves on at a time, a multiple of the rate; null is the rate. The segment length is the
+    paper's schedule. Unroll and segment lengths must be multiples of it."""
+
+    @property
+    def turn(self) -> int:
+        """The granularity, whether given or not."""
+        return self.compression_rate if self.granularity is None else self.granularity
+
+    def problems(self, d_model: int) -> list[str]:
+        problems = super().problems(d_model) + at_least(1, num_layers=self.num_layers)
+        sizes = at_least(1, compression_rate=self.compression_rate, granularity=self.turn)
+        problems += at_least(1, compressed_length=self.compressed_length)
+        problems += sizes or multiple_of(self.compression_rate, "compression_rate", granularity=self.turn)
+        problems += one_of(Compression, compression=self.compression)
+        if self.compression_loss is not None:
+            problems += one_of(CompressionLoss, compression_loss=self.compression_loss)
+            if self.compression in set(get_args(Compression)) - set(LEARNED):
+                problems.append(
+                    f"compression_loss is {self.compression_loss!r}, expected None: {self.compression} has no weights"
+                )
+        if self.compression == "most_used" and self.memory_length == 0:
+            problems.append(
+                "memory_length is 0, expected 1 or more: most_used ranks steps by the use made of them there"
+            )
+        return problems
 
 
 class Compressive(MemoryTransformer):
     """Compressive Transformer: Transformer-XL whose oldest memories are compressed, not forgotten; gated by default.
 
     What leaves the memory of `memory_length` steps, `granularity` steps at a time, becomes one compressed slot for
-    every `compression_rate` steps; the newest `compressed_length` slots are attended to beside the memory. The
-    granularity is the paper's segment length, a multiple of the rate (the rate itself if None). A slot lies at the
-    distance of the last step that it stands for. An episode that begins within a slot's steps keeps a slot of its own
-    steps alone.
+    every `compression_rate` steps; the newest `compressed_length` slots are attended to beside the memory (algorithm
+    1). A slot lies at the distance of the last step that it stands for. An episode that begins within a slot's steps
+    keeps a slot of its own steps alone.
 
-    `compression_loss` says what trains the compression, which the task's loss never does but under "bptt":
-    "attention_reconstruction" (algorithm 2; the default of conv and dilated_conv), "auto_encoding", or "bptt", the
-    task's loss through the slots made and read within one call, which must therefore be longer than a period. The
-    others have no weights and take no loss. Losses are means over steps and sums over layers, 0 where a call
-    compresses nothing, so calls of any length weigh alike. No gradient of these losses reaches the Transformer.
+    Losses of the compression are means over steps and sums over layers, 0 where a call compresses nothing, so calls of
+    any length weigh alike. No gradient of them reaches the Transformer.
 
     State: memory (B, L, C, D), the last C = memory_length + granularity - 1 inputs of each layer, newest last, zeros
-    where unused; compressed (B, L, compressed_length, D), likewise; age (B,) int64, steps of the episode up to
-    C + compression_rate * compressed_length; phase (B,) int64, steps seen modulo granularity; for most_used also
-    usage (B, L, C), the attention that each remembered step received from later turns of the schedule.
-    Parameters depend on neither length nor on granularity, so these may differ between training and evaluation.
+    where unused; compressed (B, L, compressed_length, D), likewise; age (B,) int64, steps of the episode up to C +
+    compression_rate * compressed_length; phase (B,) int64, steps seen modulo granularity; for most_used also usage (B,
+    L, C), the attention that each remembered step received from later turns of the schedule. Parameters depend on
+    neither length nor on granularity, so these may differ between training and evaluation.
 
     Metrics: the compression loss of each layer; the shares of compressed slots, memory and the present turn of the
     schedule in the attention of the call's last step, but while training with rotary positions, since fused kernels
     keep no weights.
+
+    >>> import memory_cores
+    >>> core = memory_cores.build("compressive", d_model=8, memory_length=2, compressed_length=2, compression_rate=2)
+    >>> x, stream = torch.randn(2, 9, 8), core.stream(batch_size=2)
+    >>> y = core(x, core.initial_state(batch_size=2)).y
+    >>> stepped = torch.stack([stream.step(x[:, t]) for t in range(9)], dim=1)
+    >>> torch.allclose(y, stepped, atol=1e-5)
+    True
     """
 
-    def __init__(
-        self,
-        *,
-        d_model: int,
-        num_layers: int = 2,
-        num_heads: int = 4,
-        d_ff: int | None = None,
-        memory_length: int = 64,
-        compressed_length: int = 64,
-        compression_rate: int = 4,
-        compression: Compression = "conv",
-        compression_loss: CompressionLoss | None = None,
-        granularity: int | None = None,
-        norm: Norm = "gru",
-        positions: Positions = "relative",
-        dropout: float = 0.0,
-    ) -> None:
-        problems = transformer_problems(
-            d_model=d_model,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            d_ff=d_ff,
-            memory_length=memory_length,
-            norm=norm,
-            positions=positions,
-            dropout=dropout,
-        )
-        problems += compression_problems(
-            memory_length, compressed_length, compression_rate, compression, compression_loss, granularity
-        )
-        raise_problems("compressive", problems)
-        granularity = compression_rate if granularity is None else granularity
-        super().__init__(
-            d_model=d_model,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            d_ff=d_ff,
-            norm=norm,
-            positions=positions,
-            dropout=dropout,
-            schedule=MemorySchedule(memory_length, granularity, compression_rate, compressed_length),
-        )
-        self.compression = compression
-        if compression_loss is None and compression in LEARNED:
-            compression_loss = "attention_reconstruction"
-        self.compression_loss = compression_loss
-        self.isolated = compression_loss in ("auto_encoding", "attention_reconstruction")
-        self.compressors = nn.ModuleList(Compressor(compression, compression_rate, d_model) for _ in range(num_layers))
-        if compression_loss == "auto_encoding":
-            decoders = [nn.Linear(d_model, compression_rate * d_model) for _ in range(num_layers)]
+    Options = CompressiveOptions
+
+    def __init__(self, d_model: int, options: CompressiveOptions) -> None:
+        rate, num_layers = options.compression_rate, options.num_layers
+        schedule = MemorySchedule(options.memory_length, options.turn, rate, options.compressed_length)
+        super().__init__(d_model, options, schedule, lambda: options.blocks(d_model, num_layers))
+        self.compression = options.compression
+        self.compression_loss = options.compression_loss
+        if self.compression_loss is None and self.compression in LEARNED:
+            self.compression_loss = "attention_reconstruction"
+        self.isolated = self.compression_loss in ("auto_encoding", "attention_reconstruction")
+        self.compressors = nn.ModuleList(Compressor(self.compression, rate, d_model) for _ in range(num_layers))
+        if self.compression_loss == "auto_encoding":
+            decoders = [nn.Linear(d_model, rate * d_model) for _ in range(num_layers)]
             for decoder in decoders:
                 fan_in_normal_(decoder)
             self.decoders = nn.ModuleList(decoders)
 
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
-        weight = next(self.parameters())
-        device = weight.device if device is None else device
-        schedule = self.schedule
+        schedule, layers = self.schedule, self.num_layers
         shapes: dict[str, tuple[int, ...]] = {
-            "memory": (batch_size, self.num_layers, schedule.capacity, self.d_model),
-            "compressed": (batch_size, self.num_layers, schedule.compressed_length, self.d_model),
+            "memory": (layers, schedule.capacity, self.d_model),
+            "compressed": (layers, schedule.compressed_length, self.d_model),
         }
         if self.compression == "most_used":
-            shapes["usage"] = (batch_size, self.num_layers, schedule.capacity)
-        state = {name: torch.zeros(shape, dtype=weight.dtype, device=device) for name, shape in shapes.items()}
-        count = torch.zeros(batch_size, dtype=torch.int64, device=device)
-        return {**state, "age": count, "phase": count.clone()}
+            shapes["usage"] = (layers, schedule.capacity)
+        return self.empty_state(batch_size, device, **shapes)
 
     def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
         check_call(self, x, state, reset)
@@ -144,9 +157,9 @@ class Compressive(MemoryTransformer):
         steps = x.shape[1]
         window = self.schedule.window(state["age"], state["phase"], reset, steps)
         evicted = self.schedule.evicted(state["age"], window)
-        positions = self.positions(window, like=x)
+        positions = self.call_positions(window, like=x)
         use = AttentionUse(self.schedule, window)
-        watched = self.relative or not self.training or self.compression == "most_used"
+        watched = self.positions != "rotary" or not self.training or self.compression == "most_used"
         after: dict[str, list[Tensor]] = {name: [] for name in state if name not in ("age", "phase")}
         losses = []
         for layer, block in enumerate(self.blocks):
@@ -159,7 +172,7 @@ class Compressive(MemoryTransformer):
                 slots = torch.cat([slots, new], dim=1)
                 losses.append(loss)
             remembered = torch.cat([slots[:, : window.num_slots], memory], dim=1)
-            x = block(x, remembered, window.blocks, positions, use if watched else None)
+            x = block(x, remembered, window.views, positions, use if watched else None)
             if use.received is not None:
                 new = self.compressors[layer](evicted.of(context), evicted.kept, evicted.of(use.received))
                 slots = torch.cat([slots, new.flatten(1, 2)], dim=1)
@@ -179,7 +192,8 @@ class Compressive(MemoryTransformer):
         if self.isolated:
             named_losses[str(self.compression_loss)] = torch.stack(losses).sum()
             metrics |= {f"compression_loss_layer_{layer}": loss.detach() for layer, loss in enumerate(losses, start=1)}
-        return CoreOutput(x, {**tensors, "age": window.age, "phase": window.phase}, named_losses, metrics)
+        y = self.normalise_output(x)
+        return CoreOutput(y, {**tensors, "age": window.age, "phase": window.phase}, named_losses, metrics)
 
     def compress(self, layer: int, context: Tensor, evicted: Evicted) -> tuple[Tensor, Tensor]:
         """The slots (B, N * g / c, D) of what leaves context (B, C + T, D) of one layer, and their loss.
@@ -204,32 +218,6 @@ class Compressive(MemoryTransformer):
 
     def stream(self, batch_size: int) -> CompressiveStream:
         return CompressiveStream(self, batch_size)
-
-
-def compression_problems(
-    memory_length: int,
-    compressed_length: int,
-    compression_rate: int,
-    compression: str,
-    compression_loss: str | None,
-    granularity: int | None,
-) -> list[str]:
-    """The problems of the options that say what is compressed and how."""
-    problems = at_least(1, compressed_length=compressed_length, compression_rate=compression_rate)
-    problems += one_of(get_args(Compression), compression=compression)
-    if granularity is not None:
-        problems += at_least(1, granularity=granularity)
-        if not at_least(1, rate=compression_rate, granularity=granularity) and granularity % compression_rate:
-            problems.append(
-                f"granularity is {granularity}, expected a multiple of compression_rate, {compression_rate}"
-            )
-    if compression_loss is not None:
-        problems += one_of(get_args(CompressionLoss), compression_loss=compression_loss)
-        if compression in get_args(Compression) and compression not in LEARNED:
-            problems.append(f"compression_loss is {compression_loss!r}, expected None: {compression} has no weights")
-    if compression == "most_used" and memory_length == 0:
-        problems.append("memory_length is 0, expected 1 or more: most_used ranks steps by the use made of them there")
-    return problems
 
 
 class CompressiveStream(TransformerXLStream):
@@ -260,19 +248,12 @@ class CompressiveStream(TransformerXLStream):
         seen = super().seen()
         penalty = seen.penalty
         if penalty is not None or first_slot < self.all_slots_seen_from:
+            (steps,) = seen.steps
             penalty = torch.cat(
-                [self.slot_penalty[:, first_slot : self.slot_place], self.penalty[:, seen.start : self.place + 1]],
-                dim=1,
+                [self.slot_penalty[:, first_slot : self.slot_place], self.penalty[:, steps.keys]], dim=1
             )
-        return Seen(
-            seen.start,
-            self.place,
-            penalty,
-            first_slot,
-            self.slot_place,
-            slot_distance=schedule.context(self.phase) + 1,
-            turn=self.place - self.phase,
-        )
+        slots = Run(slice(first_slot, self.slot_place), schedule.slot_distance(self.phase), schedule.compression_rate)
+        return Seen(self.place, seen.steps, slots, penalty, turn=self.place - self.phase)
 
     def advance(self) -> None:
         super().advance()
@@ -295,7 +276,7 @@ class CompressiveStream(TransformerXLStream):
             self.all_slots_seen_from = new.stop
         if new_kept.any():
             for layer, block_cache in enumerate(self.blocks):
-                cache = block_cache.cache
+                cache = block_cache.attention
                 usage = None if cache.usage is None else cache.usage[:, None, block]
                 compressor = cast(Compressor, self.core.compressors[layer])
                 slots = compressor(self.inputs[layer, :, None, block], kept[:, None], usage)[:, 0]  # (B, g / c, D)
@@ -311,8 +292,8 @@ class CompressiveStream(TransformerXLStream):
         self.slots[:, :, :count] = self.slots[:, :, newest]
         self.slot_penalty[:, :count] = self.slot_penalty[:, newest]
         for block in self.blocks:
-            assert block.cache.slots is not None
-            block.cache.slots.slide(count, self.slot_place)
+            assert block.attention.slots is not None
+            block.attention.slots.slide(count, self.slot_place)
         self.all_slots_seen_from -= self.slot_place - count
         self.slot_place = count
 
@@ -325,7 +306,7 @@ class CompressiveStream(TransformerXLStream):
         in_use = schedule.slots_in_use(state["age"], self.phase)
         state["compressed"] = clear_unused(newest, in_use)
         if self.core.compression == "most_used":
-            usages = torch.stack([cast(Tensor, block.cache.usage) for block in self.blocks], dim=1)
+            usages = torch.stack([cast(Tensor, block.attention.usage) for block in self.blocks], dim=1)
             usages = usages[:, :, self.place - self.capacity : self.place, None]
             state["usage"] = clear_unused(usages, state["age"]).squeeze(-1)
         return state
@@ -345,12 +326,14 @@ class CompressiveStream(TransformerXLStream):
         unused = order < (count - in_use)[:, None]
         self.slot_penalty = compressed.new_zeros(unused.shape).masked_fill_(unused, -torch.inf)
 
-    def cache(self, block: TransformerBlock, layer: int, state: State) -> StepCache:
-        cache = super().cache(block, layer, state)
+    def cached_attention(self, block: TransformerBlock, layer: int, state: State) -> CachedAttention:
+        cached = super().cached_attention(block, layer, state)
+        schedule = self.core.schedule
         slots = block.normalise_memory(state["compressed"][:, layer].detach())
-        attention = cast(MemoryAttention, block.attention)
-        cache.slots = slot_cache(attention, slots, self.slot_length, self.core.schedule)
+        nearest, rate = schedule.slot_distance(schedule.memory_length), schedule.compression_rate
+        distances = range(nearest, nearest + rate * (schedule.compressed_length - 1) + schedule.granularity)
+        cached.slots = self.cache(cached.module, slots, self.slot_length, distances, rate)
         if self.core.compression == "most_used":
-            cache.usage = slots.new_zeros(slots.shape[0], self.length)
-            cache.usage[:, : self.capacity] = state["usage"][:, layer]
-        return cache
+            cached.usage = slots.new_zeros(slots.shape[0], self.length)
+            cached.usage[:, : self.capacity] = state["usage"][:, layer]
+        return cached

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memory_cores.attention.attention import MemoryAttention
+from memory_cores.attention.attention import Attention
 from memory_cores.attention.block import TransformerBlock
+from memory_cores.attention.patterns import Run, View
 from memory_cores.compressive.compression import slots_kept
 
 CompressionLoss = Literal["bptt", "auto_encoding", "attention_reconstruction"]
@@ -33,25 +34,22 @@ def attention_reconstruction(
 
 
 def content_attention(block: TransformerBlock, queries: Tensor, memory: Tensor, kept: Tensor) -> Tensor:
-    """softmax(h Q (m K)^T) m V (..., G, D) of h (..., G, D) and m (..., K, D), of which kept (..., K) count.
+    """softmax(h Q (m K)^T) m V (B, N, G, D) of h (B, N, G, D) and m (B, N, K, D), of which kept (B, N, K) count.
 
-    The weights of the layer are constants.
+    The weights of the layer are constants. Where no key counts, all weigh alike.
     """
-    attention = cast(MemoryAttention, block.attention)
-    if block.norm != "post":
+    attention = cast(Attention, block.attention)
+    if block.kind != "post":
         norm = block.attention_norm
         weight, bias = norm.weight.detach(), norm.bias.detach()
-        queries = functional.layer_norm(queries, norm.normalized_shape, weight, bias, norm.eps)
-        memory = functional.layer_norm(memory, norm.normalized_shape, weight, bias, norm.eps)
-    query_weight, key_weight, value_weight = attention.qkv.weight.detach().chunk(3)
-    query = attention.heads(functional.linear(queries, query_weight))
-    key = attention.heads(functional.linear(memory, key_weight))
-    value = attention.heads(functional.linear(memory, value_weight))
-    scores = (query * attention.scale) @ key.transpose(-1, -2)
-    # A finite penalty, since in a block of which nothing is kept every key is masked.
-    weights = scores.masked_fill(~kept[..., None, None, :], torch.finfo(scores.dtype).min).softmax(dim=-1)
-    attended: Tensor = weights @ value
-    return attended.transpose(-3, -2).flatten(-2)
+        queries, memory = (functional.layer_norm(x, norm.normalized_shape, weight, bias) for x in (queries, memory))
+    weight = attention.qkv.weight.detach()
+    query = functional.linear(queries, weight[: queries.shape[-1]])
+    key, value = functional.linear(memory, weight[queries.shape[-1] :]).chunk(2, dim=-1)
+    seen = kept | ~kept.any(dim=-1, keepdim=True)
+    view = View(slice(0, queries.shape[2]), (Run(slice(0, memory.shape[2])),), seen.flatten(0, 1)[:, None])
+    query, key, value = (attention.heads(x.flatten(0, 1)) for x in (query, key, value))
+    return attention.contexts(query, key, value, [view]).view_as(queries)
 
 
 def auto_encoding(decoded: Tensor, old: Tensor, kept: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from memory_cores.attention.base import MemoryTransformer, Positions, transformer_problems
-from memory_cores.attention.block import Norm, TransformerBlock
+from memory_cores.attention.base import AttentionOptions, MemoryTransformer
+from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.schedule import push
 from memory_cores.attention.stream import TransformerXLStream
 from memory_cores.core import CoreOutput, State
@@ -16,7 +17,106 @@ from memory_cores.infinity.attention import Density, LongTermAttention, LongTerm
 from memory_cores.infinity.schedule import LongTermSchedule, Turns
 from memory_cores.infinity.signal import MAX_BASIS, MAX_CONDITION, MAX_OPERATOR, ContinuousSignal, SignalOperators
 from memory_cores.infinity.sticky import BINS, StickySampler, uniforms
-from memory_cores.validation import at_least, check_call, positive, raise_problems
+from memory_cores.options import at_least, positive
+from memory_cores.validation import check_call
+
+
+def condition_problems(ridge: float, condition: float) -> list[str]:
+    """The problem of a regression that float64 cannot solve well."""
+    if condition <= MAX_CONDITION:
+        return []
+    return [
+        f"ridge is {ridge}, expected a larger number: the condition number of the regression is {condition:.1e}, "
+        f"above {MAX_CONDITION:.0e}"
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfinityOptions(AttentionOptions):
+    """The options of `Infinity`; equations are those of section 3 of the paper."""
+
+    num_layers: int = 2
+    """Blocks, one on the other, each with a long-term memory of its own."""
+    granularity: int = 16
+    """Steps that enter the long-term memory at a time; the segment length is the paper's schedule. Unroll and segment
+    lengths must be multiples of it."""
+    num_basis: int = 128
+    """Gaussian basis functions N of the signal, half of them at each width; an even number. Its size: the more, the
+    finer what it holds. The papers' language models take 512 to 1,024."""
+    narrow_width: float = 0.01
+    """Standard deviation of the narrower half of the basis functions, of a signal on [0, 1]; the authors' code."""
+    wide_width: float = 0.05
+    """Standard deviation of the wider half. About the distance of two centres, 2 / num_basis, or more: narrower
+    functions leave gaps."""
+    tau: float = 0.75
+    """Share of [0, 1] that the old signal is squeezed into at each refit (equation 10). Higher keeps more of the old,
+    and leaves less room for what is new; 0.9 holds a single cue longer."""
+    ridge: float = 1.0
+    """Penalty of the ridge regression (equation 7). Lower fits more closely, until it is ill-conditioned."""
+    num_samples: int = 512
+    """Points M at which the old signal is sampled at a refit (section 3.3); of little weight in cost."""
+    sticky: bool = False
+    """Whether the old signal is sampled most where the queries since the last refit attended to most (section 3.4), so
+    that what is used is kept. For long streams in which little matters."""
+    mask: bool = False
+    """Whether a learned gate is put on the steps that enter; an option of the authors' code."""
+    kl_weight: float = 1e-6
+    """Weight of the loss that keeps the attention densities near N(mu0, sigma0^2) (section 3.2, equation 13)."""
+    sigma0: float = 0.05
+    """Standard deviation of that density: how wide a query is to look."""
+    mu0: float | None = None
+    """Mean of that density, from 0, the oldest, to 1, the newest; null leaves it free, as the authors' code does."""
+
+    def problems(self, d_model: int) -> list[str]:
+        problems = super().problems(d_model) + at_least(1, num_layers=self.num_layers)
+        problems += at_least(1, granularity=self.granularity)
+        of_signal = self.signal_problems()
+        if not of_signal:
+            of_signal = condition_problems(self.ridge, self.signal().condition)
+        return problems + of_signal + self.divergence_problems()
+
+    def signal(self) -> ContinuousSignal:
+        """The signal that the options describe."""
+        return ContinuousSignal(
+            num_basis=self.num_basis,
+            block_length=self.granularity,
+            tau=self.tau,
+            ridge=self.ridge,
+            narrow_width=self.narrow_width,
+            wide_width=self.wide_width,
+            num_samples=self.num_samples,
+        )
+
+    def signal_problems(self) -> list[str]:
+        """The problems of the options that say how a signal is fitted."""
+        problems = at_least(1, granularity=self.granularity, num_samples=self.num_samples)
+        if at_least(2, num_basis=self.num_basis) or self.num_basis % 2 or self.num_basis > MAX_BASIS:
+            problems.append(f"num_basis is {self.num_basis!r}, expected an even integer from 2 to {MAX_BASIS}")
+        elif not problems and self.num_basis * (self.granularity + self.num_samples) > MAX_OPERATOR:
+            most = MAX_OPERATOR // self.num_basis
+            problems.append(
+                f"granularity is {self.granularity}, expected at most {most} in sum with num_samples, "
+                f"{self.num_samples}, for num_basis {self.num_basis}"
+            )
+        widths = positive(narrow_width=self.narrow_width, wide_width=self.wide_width)
+        problems += widths
+        if not widths and not 1e-4 <= self.narrow_width < self.wide_width <= 1:
+            problems.append(
+                f"narrow_width is {self.narrow_width}, expected it below wide_width, {self.wide_width}, "
+                "and both from 0.0001 to 1"
+            )
+        if positive(tau=self.tau) or not self.tau < 1:
+            problems.append(f"tau is {self.tau!r}, expected a number above 0 and below 1")
+        return problems + positive(ridge=self.ridge)
+
+    def divergence_problems(self) -> list[str]:
+        """The problems of the options of the loss."""
+        problems = positive(sigma0=self.sigma0)
+        if self.kl_weight != 0:
+            problems += positive(kl_weight=self.kl_weight)
+        if self.mu0 is not None and (not isinstance(self.mu0, int | float) or not 0 <= self.mu0 <= 1):
+            problems.append(f"mu0 is {self.mu0!r}, expected a number from 0 to 1 or None")
+        return problems
 
 
 class Infinity(MemoryTransformer):
@@ -49,94 +149,45 @@ class Infinity(MemoryTransformer):
 
     Metrics, over queries that found a memory: the densities' mean position and mean standard deviation, their kl
     before its weight, and long_term_share, the norm of what the memory added as a share of it and the attention's.
+
+    >>> import memory_cores
+    >>> core = memory_cores.build("infinity", d_model=8, memory_length=2, granularity=2, num_basis=8, wide_width=0.2)
+    >>> x, stream = torch.randn(2, 9, 8), core.stream(batch_size=2)
+    >>> y = core(x, core.initial_state(batch_size=2)).y
+    >>> stepped = torch.stack([stream.step(x[:, t]) for t in range(9)], dim=1)
+    >>> torch.allclose(y, stepped, atol=1e-4)
+    True
     """
 
+    Options = InfinityOptions
     schedule: LongTermSchedule
 
-    def __init__(
-        self,
-        *,
-        d_model: int,
-        num_layers: int = 2,
-        num_heads: int = 4,
-        d_ff: int | None = None,
-        memory_length: int = 64,
-        granularity: int = 16,
-        num_basis: int = 128,
-        narrow_width: float = 0.01,
-        wide_width: float = 0.05,
-        tau: float = 0.75,
-        ridge: float = 1.0,
-        num_samples: int = 512,
-        sticky: bool = False,
-        mask: bool = False,
-        kl_weight: float = 1e-6,
-        sigma0: float = 0.05,
-        mu0: float | None = None,
-        norm: Norm = "gru",
-        positions: Positions = "relative",
-        dropout: float = 0.0,
-    ) -> None:
-        problems = transformer_problems(
-            d_model=d_model,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            d_ff=d_ff,
-            memory_length=memory_length,
-            norm=norm,
-            positions=positions,
-            dropout=dropout,
-        )
-        of_signal = signal_problems(num_basis, granularity, num_samples, narrow_width, wide_width, tau, ridge)
-        if not of_signal:
-            signal = ContinuousSignal(
-                num_basis=num_basis,
-                block_length=granularity,
-                tau=tau,
-                ridge=ridge,
-                narrow_width=narrow_width,
-                wide_width=wide_width,
-                num_samples=num_samples,
-            )
-            of_signal = condition_problems(ridge, signal.condition)
-        raise_problems("infinity", problems + of_signal + divergence_problems(kl_weight, sigma0, mu0))
-        super().__init__(
-            d_model=d_model,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            d_ff=d_ff,
-            norm=norm,
-            positions=positions,
-            dropout=dropout,
-            schedule=LongTermSchedule(memory_length, granularity),
-        )
+    def __init__(self, d_model: int, options: InfinityOptions) -> None:
+        num_layers, num_heads, num_basis = options.num_layers, options.num_heads, options.num_basis
+        schedule = LongTermSchedule(options.memory_length, options.granularity)
+        super().__init__(d_model, options, schedule, lambda: options.blocks(d_model, num_layers))
         self.num_basis = num_basis
-        self.sticky = sticky
-        self.kl_weight = kl_weight
-        self.sigma0 = sigma0
-        self.mu0 = mu0
-        self.signal = signal
+        self.sticky = options.sticky
+        self.kl_weight = options.kl_weight
+        self.sigma0 = options.sigma0
+        self.mu0 = options.mu0
+        self.signal = options.signal()
         self.long_term = nn.ModuleList(
-            LongTermAttention(d_model, num_heads, num_basis, mask=mask) for _ in range(num_layers)
+            LongTermAttention(d_model, num_heads, num_basis, mask=options.mask) for _ in range(num_layers)
         )
 
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
-        weight = next(self.parameters())
-        device = weight.device if device is None else device
+        layers = self.num_layers
         shapes: dict[str, tuple[int, ...]] = {
-            "memory": (self.schedule.capacity, self.d_model),
-            "coefficients": (self.num_basis, self.d_model),
+            "memory": (layers, self.schedule.capacity, self.d_model),
+            "coefficients": (layers, self.num_basis, self.d_model),
         }
         if self.sticky:
-            shapes["histogram"] = (BINS,)
-        state = {
-            name: torch.zeros(batch_size, self.num_layers, *shape, dtype=weight.dtype, device=device)
-            for name, shape in shapes.items()
-        }
+            shapes["histogram"] = (layers, BINS)
+        state = self.empty_state(batch_size, device, **shapes)
         if self.sticky:
-            state["generator"] = torch.zeros(batch_size, 2, dtype=torch.int64, device=device)
-        count = torch.zeros(batch_size, dtype=torch.int64, device=device)
-        return {**state, "age": count, "phase": count.clone()}
+            state["generator"] = torch.zeros(batch_size, 2, dtype=torch.int64, device=state["age"].device)
+        return state
 
     def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
         output, _ = self.recall(x, state, reset)
@@ -150,7 +201,7 @@ class Infinity(MemoryTransformer):
         window = self.schedule.window(age, state["phase"], reset, steps=x.shape[1])
         key, refits = generator_of(state)
         turns = self.schedule.turns(age, refits, window)
-        positions = self.positions(window, like=memory)
+        positions = self.call_positions(window, like=memory)
         operators = self.signal.operators(memory.dtype)
         x = x.to(memory.dtype)  # under autocast the input may come in half precision; the residual stream never is
         inputs, recalls = [], []
@@ -167,21 +218,21 @@ class Infinity(MemoryTransformer):
                 sticky=sampler_of(state, layer),
                 uniforms=self.uniforms(key[:, None], turns.refits, layer),
             )
-            x = block(x, memory[:, layer], window.blocks, positions, None, recall)
+            x = block(x, memory[:, layer], window.views, positions, None, recall)
             recalls.append(recall)
 
         after = {
             "memory": push(memory, inputs, window.age),
-            "coefficients": held([recall.coefficients for recall in recalls], turns),
+            "coefficients": where_held([recall.coefficients for recall in recalls], turns),
         }
         if self.sticky:
             histograms = [recall.sticky.histogram for recall in recalls if recall.sticky is not None]
-            after["histogram"] = held(histograms, turns)
+            after["histogram"] = where_held(histograms, turns)
             after["generator"] = torch.stack([key, turns.refits_after], dim=1)
         kl = torch.stack([self.divergence(recall.density, turns.holds) for recall in recalls])
         metrics = {**recall_metrics(recalls, turns.holds), "kl": kl.detach().mean()}
         state = {**after, "age": window.age, "phase": window.phase}
-        return CoreOutput(x, state, {"kl": self.kl_weight * kl.sum()}, metrics), recalls
+        return CoreOutput(self.normalise_output(x), state, {"kl": self.kl_weight * kl.sum()}, metrics), recalls
 
     def uniforms(self, key: Tensor, refits: Tensor, layer: int) -> Tensor:
         """(..., M) in [0, 1) for the M samples of a layer's refits, by keys and counters (...); none if not sticky."""
@@ -199,7 +250,7 @@ class Infinity(MemoryTransformer):
         return InfinityStream(self, batch_size)
 
 
-def held(layers: list[Tensor], turns: Turns) -> Tensor:
+def where_held(layers: list[Tensor], turns: Turns) -> Tensor:
     """L tensors (B, N, ...) of long-term memories as one of the state, zeros where the last step found nothing."""
     state = torch.stack([layer.detach() for layer in layers], dim=1)
     return state.masked_fill_(~turns.holds[:, -1].view(-1, *[1] * (state.dim() - 1)), 0.0)
@@ -222,56 +273,6 @@ def recall_metrics(recalls: list[LongTermRecall], holds: Tensor) -> dict[str, Te
         "density_deviation": torch.stack(deviation).mean(),
         "long_term_share": found.sum() / (found.sum() + attended.sum()).clamp(min=1e-12),
     }
-
-
-def signal_problems(
-    num_basis: int,
-    granularity: int,
-    num_samples: int,
-    narrow_width: float,
-    wide_width: float,
-    tau: float,
-    ridge: float,
-) -> list[str]:
-    """The problems of the options that say how a signal is fitted."""
-    problems = at_least(1, granularity=granularity, num_samples=num_samples)
-    if at_least(2, num_basis=num_basis) or num_basis % 2 or num_basis > MAX_BASIS:
-        problems.append(f"num_basis is {num_basis!r}, expected an even integer from 2 to {MAX_BASIS}")
-    elif not problems and num_basis * (granularity + num_samples) > MAX_OPERATOR:
-        most = MAX_OPERATOR // num_basis
-        problems.append(
-            f"granularity is {granularity}, expected at most {most} in sum with num_samples, {num_samples}, "
-            f"for num_basis {num_basis}"
-        )
-    widths = positive(narrow_width=narrow_width, wide_width=wide_width)
-    problems += widths
-    if not widths and not 1e-4 <= narrow_width < wide_width <= 1:
-        problems.append(
-            f"narrow_width is {narrow_width}, expected it below wide_width, {wide_width}, and both from 0.0001 to 1"
-        )
-    if positive(tau=tau) or not tau < 1:
-        problems.append(f"tau is {tau!r}, expected a number above 0 and below 1")
-    return problems + positive(ridge=ridge)
-
-
-def condition_problems(ridge: float, condition: float) -> list[str]:
-    """The problem of a regression that float64 cannot solve well."""
-    if condition <= MAX_CONDITION:
-        return []
-    return [
-        f"ridge is {ridge}, expected a larger number: the condition number of the regression is {condition:.1e}, "
-        f"above {MAX_CONDITION:.0e}"
-    ]
-
-
-def divergence_problems(kl_weight: float, sigma0: float, mu0: float | None) -> list[str]:
-    """The problems of the options of the loss."""
-    problems = positive(sigma0=sigma0)
-    if kl_weight != 0:
-        problems += positive(kl_weight=kl_weight)
-    if mu0 is not None and (not isinstance(mu0, int | float) or not 0 <= mu0 <= 1):
-        problems.append(f"mu0 is {mu0!r}, expected a number from 0 to 1 or None")
-    return problems
 
 
 class InfinityStream(TransformerXLStream):
@@ -336,7 +337,7 @@ class InfinityStream(TransformerXLStream):
         with torch.autocast(self.key.device.type, enabled=False):
             self.long_term = [LongTermCache(self.core, layer, state) for layer in range(self.core.num_layers)]
         for block, long_term in zip(self.blocks, self.long_term, strict=True):
-            block.beside = long_term
+            block.hook = long_term
         self.hold(self.core.schedule.held(state["age"], self.phase))
 
 
@@ -355,10 +356,10 @@ class LongTermCache:
         """(B, 1) bool, True where a row's memory holds nothing; None if all hold something."""
 
     def __call__(self, query: Tensor, attended: Tensor) -> Tensor:
-        """attended (B, D), the attention's output, and what the scaled queries (H, B, D / H) find here."""
+        """attended (B, D), the attention's output, and what the scaled queries (B, H, 1, W) find here."""
         if self.asleep:
             return attended
-        density = self.attention.densities(query.transpose(0, 1)[:, :, None], self.keys, self.coefficients.dtype)
+        density = self.attention.densities(query, self.keys, self.coefficients.dtype)
         if self.sticky is not None:
             self.sticky.observe(*density)
         found: Tensor = self.attention.output(self.attention.read(density, self.keys, self.operators.basis)[:, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -87,17 +88,12 @@ class ContinuousSignal(nn.Module):
         num_samples: int,
     ) -> None:
         super().__init__()
-        centres = torch.linspace(0, 1, num_basis // 2, dtype=torch.float64, device="cpu")
         self.num_samples = num_samples
-        basis = GaussianBasis(centres, torch.tensor([narrow_width, wide_width], dtype=torch.float64, device="cpu"))
-        first, condition = ridge_operator(basis, middles(block_length), ridge)
-        squeezed, new = tau * ends(num_samples), tau + (1 - tau) * ends(block_length)
-        later, later_condition = ridge_operator(basis, torch.cat([squeezed, new]), ridge)
-        self.condition = max(condition, later_condition)
+        operators, self.condition = fit_operators(
+            num_basis, block_length, tau, ridge, narrow_width, wide_width, num_samples
+        )
         """The larger condition number of the two regressions."""
-        old = later[:, :num_samples] @ basis.values(ends(num_samples))
-        operators = SignalOperators(basis, first, later[:, num_samples:], later[:, :num_samples], old)
-        for name, constant in {**basis._asdict(), **operators._asdict()}.items():
+        for name, constant in {**operators.basis._asdict(), **operators._asdict()}.items():
             if isinstance(constant, Tensor):
                 self.register_buffer(name, constant.to(torch.get_default_device()), persistent=False)
 
@@ -113,6 +109,27 @@ class ContinuousSignal(nn.Module):
         constants = {name: constant.to(dtype) for name, constant in self.named_buffers()}
         basis = GaussianBasis(constants.pop("centres"), constants.pop("widths"))
         return SignalOperators(basis, **constants)
+
+
+@functools.lru_cache(maxsize=8)
+def fit_operators(
+    num_basis: int,
+    block_length: int,
+    tau: float,
+    ridge: float,
+    narrow_width: float,
+    wide_width: float,
+    num_samples: int,
+) -> tuple[SignalOperators, float]:
+    """The operators of a `ContinuousSignal` in float64, and the larger condition number of the two regressions."""
+    centres = torch.linspace(0, 1, num_basis // 2, dtype=torch.float64, device="cpu")
+    basis = GaussianBasis(centres, torch.tensor([narrow_width, wide_width], dtype=torch.float64, device="cpu"))
+    first, condition = ridge_operator(basis, middles(block_length), ridge)
+    squeezed, new = tau * ends(num_samples), tau + (1 - tau) * ends(block_length)
+    later, later_condition = ridge_operator(basis, torch.cat([squeezed, new]), ridge)
+    old = later[:, :num_samples] @ basis.values(ends(num_samples))
+    operators = SignalOperators(basis, first, later[:, num_samples:], later[:, :num_samples], old)
+    return operators, max(condition, later_condition)
 
 
 def ridge_operator(basis: GaussianBasis, points: Tensor, ridge: float) -> tuple[Tensor, float]:

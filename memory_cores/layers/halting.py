@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from memory_cores.core import CoreOutput, State
-from memory_cores.validation import at_least, one_of
+from memory_cores.options import CoreOptions, at_least, one_of
 
 Halting = Literal["none", "graves", "tensor2tensor"]
 """none: no halting. graves: the states of the steps are summed by their halting weights, which sum to 1.
 tensor2tensor: each state is interpolated into the result by its weight p, p s + (1 - p) result, from zeros on, as the
 default of that library's Universal Transformer does; the shares of the states then sum to less than 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HaltingOptions(CoreOptions):
+    """The options of every core with adaptive computation time."""
+
+    halting: Halting = "graves"
+    """Whether and how each step stops by itself. graves: the paper's weighted sum; tensor2tensor: that library's
+    interpolation; none: every step takes all steps of computation."""
+    max_ponder_steps: int = 10
+    """Most steps of computation that one step of a sequence may take; bounds the cost of the hardest."""
+    ponder_cost: float = 0.01
+    """Weight of the ponder loss, the mean of steps taken and remainder (equations 10 to 13; tau of the paper). Raise it
+    for fewer steps at more error; the paper tries 1e-4 to 1e-1. Without effect where halting is none."""
+    halting_bias: float = 1.0
+    """Bias of the halting unit at first (section 2, equation 5). 1 begins near two steps; -3 lets up to 21 be taken."""
+    halting_epsilon: float = 0.01
+    """A step halts once its halting probabilities sum to 1 - epsilon (equation 7), in (0, 1); lets one step suffice."""
+
+    def problems(self, d_model: int) -> list[str]:
+        problems = super().problems(d_model)
+        problems += one_of(Halting, halting=self.halting) + at_least(1, max_ponder_steps=self.max_ponder_steps)
+        if not finite(self.ponder_cost) or self.ponder_cost < 0:
+            problems.append(f"ponder_cost is {self.ponder_cost!r}, expected a number >= 0")
+        if not finite(self.halting_bias):
+            problems.append(f"halting_bias is {self.halting_bias!r}, expected a number")
+        if not finite(self.halting_epsilon) or not 0 < self.halting_epsilon < 1:
+            problems.append(f"halting_epsilon is {self.halting_epsilon!r}, expected a number in (0, 1)")
+        return problems
+
 
 SINGLE_SHARES = 8
 """Up to this many steps each has a share of its own among the metrics; beyond it, shares are of doubling ranges."""
@@ -40,7 +71,7 @@ class HaltingUnit(nn.Linear):
             return functional.linear(s.to(self.weight.dtype), self.weight, self.bias).squeeze(-1).sigmoid()
 
 
-class Pondering:
+class HaltingProgress:
     """The halting of many positions, one step after another (section 2, equations 6 to 9).
 
     With the halting probabilities h_n, a position halts at the first step N whose sum h_1 + ... + h_N is at least
@@ -84,7 +115,7 @@ def accumulate(halting: Halting, result: Tensor, state: Tensor, weight: Tensor) 
     return torch.addcmul(result, weight[..., None], state)
 
 
-def pondered(
+def output_with_ponder_loss(
     y: Tensor, state: State, steps: Tensor, remainder: Tensor, *, ponder_cost: float, max_steps: int
 ) -> CoreOutput:
     """The output of a call with its ponder loss and metrics, given the N and R of all positions (...).
@@ -105,20 +136,6 @@ def share_ranges(max_steps: int) -> list[tuple[int, int]]:
         return [(n, n) for n in range(1, max_steps + 1)]
     doublings = math.ceil(math.log2(max_steps))
     return [(1, 1), *((2**k + 1, min(2 ** (k + 1), max_steps)) for k in range(doublings))]
-
-
-def ponder_problems(
-    *, halting: str, max_ponder_steps: int, ponder_cost: float, halting_bias: float, halting_epsilon: float
-) -> list[str]:
-    """The problems of the options of adaptive computation time."""
-    problems = one_of(get_args(Halting), halting=halting) + at_least(1, max_ponder_steps=max_ponder_steps)
-    if not finite(ponder_cost) or ponder_cost < 0:
-        problems.append(f"ponder_cost is {ponder_cost!r}, expected a number >= 0")
-    if not finite(halting_bias):
-        problems.append(f"halting_bias is {halting_bias!r}, expected a number")
-    if not finite(halting_epsilon) or not 0 < halting_epsilon < 1:
-        problems.append(f"halting_epsilon is {halting_epsilon!r}, expected a number in (0, 1)")
-    return problems
 
 
 def finite(value: object) -> bool:

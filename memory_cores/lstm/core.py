@@ -4,67 +4,82 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
-from memory_cores.layers.halting import Halting, HaltingUnit, Pondering, accumulate, ponder_problems, pondered
+from memory_cores.layers.halting import (
+    Halting,
+    HaltingOptions,
+    HaltingProgress,
+    HaltingUnit,
+    accumulate,
+    output_with_ponder_loss,
+)
 from memory_cores.lstm.layer import lstm_layer
-from memory_cores.validation import at_least, check_call, check_state, check_step, raise_problems
+from memory_cores.options import at_least
+from memory_cores.validation import check_call, check_state, check_step
 
 STEPS_WORTH_A_CALL = 8
 """Where episodes begin more often than this, calls of torch.nn.LSTM between them cost more than they save."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LSTMOptions(HaltingOptions):
+    """The options of `LSTM`."""
+
+    num_layers: int = 1
+    """Layers stacked one on the other; cost is in proportion. One or two serve most agents."""
+    max_dependency: int | None = None
+    """Gates start for dependencies of up to this many steps (chrono initialisation; Tallec & Ollivier, 1804.11188,
+    equation 16); null starts the forget gates with a bias of 1. Set it near the longest delay that a task has."""
+    halting: Halting = "none"
+    """Adaptive computation time of the whole stack (Graves, 1603.08983): graves, tensor2tensor, or none for one step of
+    the stack a step. The other options of that name have no effect without it."""
+
+    def problems(self, d_model: int) -> list[str]:
+        problems = super().problems(d_model) + at_least(1, num_layers=self.num_layers)
+        return problems + (at_least(2, max_dependency=self.max_dependency) if self.max_dependency is not None else [])
+
+
 class LSTM(MemoryCore):
     """LSTM layers; between resets by torch.nn.LSTM, but by `lstm_layer` where they are many.
 
-    State: h and c, each (B, L, D). Input weights start at N(0, 1 / D), so that unit inputs open some gates and close
-    others, and recurrent ones orthogonal. The forget gates start with a bias of 1, or, given `max_dependency`, gates
-    start for dependencies of up to that many steps (chrono initialisation; Tallec & Ollivier, 1804.11188,
-    equation 16).
+        i, f, o = sigmoid(W [x_t, h_{t-1}] + b),  g = tanh(...),  c_t = f c_{t-1} + i g,  h_t = o tanh(c_t)
 
-    `halting` "graves" or "tensor2tensor" gives each input as many steps of the whole stack as it needs, up to
-    `max_ponder_steps` (adaptive computation time; Graves, 1603.08983), and returns a loss "ponder" of weight
-    `ponder_cost`; the other options of that name have no effect without it. The first layer then has one input
-    more, which is 1 in the first step of an input. Metrics: the mean steps and the shares of inputs that took so many.
+    State: h and c, each (B, L, D). Input weights start at N(0, 1 / D), so that unit inputs open some gates and close
+    others, and recurrent ones orthogonal.
+
+    With `halting`, each input is given as many steps of the whole stack as it needs, up to `max_ponder_steps`, and a
+    loss "ponder" is returned. The first layer then has one input more, which is 1 in the first step of an input.
+    Metrics: the mean steps and the fraction of inputs halting at each step.
+
+    >>> import memory_cores
+    >>> core = memory_cores.build("lstm", d_model=8)
+    >>> x, stream = torch.randn(2, 5, 8), core.stream(batch_size=2)
+    >>> y = core(x, core.initial_state(batch_size=2)).y
+    >>> stepped = torch.stack([stream.step(x[:, t]) for t in range(5)], dim=1)
+    >>> torch.allclose(y, stepped, atol=1e-5)
+    True
     """
 
-    def __init__(
-        self,
-        *,
-        d_model: int,
-        num_layers: int = 1,
-        max_dependency: int | None = None,
-        halting: Halting = "none",
-        max_ponder_steps: int = 10,
-        ponder_cost: float = 0.01,
-        halting_bias: float = 1.0,
-        halting_epsilon: float = 0.01,
-    ) -> None:
-        super().__init__()
-        problems = at_least(1, d_model=d_model, num_layers=num_layers)
-        problems += at_least(2, max_dependency=max_dependency) if max_dependency is not None else []
-        problems += ponder_problems(
-            halting=halting,
-            max_ponder_steps=max_ponder_steps,
-            ponder_cost=ponder_cost,
-            halting_bias=halting_bias,
-            halting_epsilon=halting_epsilon,
-        )
-        raise_problems("lstm", problems)
-        self.d_model = d_model
+    Options = LSTMOptions
+
+    def __init__(self, d_model: int, options: LSTMOptions) -> None:
+        super().__init__(d_model, options)
+        num_layers, max_dependency = options.num_layers, options.max_dependency
         self.num_layers = num_layers
-        self.halting = halting
-        self.adaptive = halting != "none"
-        self.max_ponder_steps = max_ponder_steps
-        self.ponder_cost = ponder_cost
-        self.halting_epsilon = halting_epsilon
+        self.halting = options.halting
+        self.adaptive = options.halting != "none"
+        self.max_ponder_steps = options.max_ponder_steps
+        self.ponder_cost = options.ponder_cost
+        self.halting_epsilon = options.halting_epsilon
         self.lstm = nn.LSTM(d_model + self.adaptive, d_model, num_layers, batch_first=True)
         if self.adaptive:
-            self.halting_unit = HaltingUnit(d_model, halting_bias)
+            self.halting_unit = HaltingUnit(d_model, options.halting_bias)
         for layer in range(num_layers):
             nn.init.normal_(getattr(self.lstm, f"weight_ih_l{layer}"), std=d_model**-0.5)
             for gate in getattr(self.lstm, f"weight_hh_l{layer}").detach().chunk(4):
@@ -134,7 +149,7 @@ class LSTM(MemoryCore):
             outputs.append(hidden[-1])
             steps.append(taken)
             remainders.append(remainder)
-        return pondered(
+        return output_with_ponder_loss(
             torch.stack(outputs, dim=1),
             {name: torch.stack(states, dim=1).detach() for name, states in (("h", hidden), ("c", cells))},
             torch.stack(steps),
@@ -224,7 +239,7 @@ COMPACT_BELOW = 0.5
 """Once fewer than this share of the rows at hand still run, these alone are computed further."""
 
 
-class Pondered(NamedTuple):
+class AdaptiveResult(NamedTuple):
     """What one input came to."""
 
     hidden: list[Tensor]
@@ -262,35 +277,37 @@ class AdaptiveCell:
         gates: Tensor = x @ self.input + self.biases[0]
         return gates
 
-    def ponder(self, gates: Tensor, hidden: list[Tensor], cells: list[Tensor]) -> Pondered:
+    def ponder(self, gates: Tensor, hidden: list[Tensor], cells: list[Tensor]) -> AdaptiveResult:
         """One input of gates (B, 4 D), from the states that the last input came to, each (B, D) a layer."""
         core = self.core
-        pondering = Pondering(gates.shape[:1], gates, max_steps=core.max_ponder_steps, epsilon=core.halting_epsilon)
+        progress = HaltingProgress(
+            gates.shape[:1], gates, max_steps=core.max_ponder_steps, epsilon=core.halting_epsilon
+        )
         results = [torch.zeros_like(state) for state in (*hidden, *cells)]
         rows: Tensor | None = None
         """The rows at hand, all if None."""
         running = gates.shape[0]
         while running:
-            first = gates + self.flag if pondering.taken == 0 else gates
+            first = gates + self.flag if progress.taken == 0 else gates
             hidden, cells = self.step(first, hidden, cells)
             probability = core.halting_unit(hidden[-1])
             if rows is not None:
-                probability = pondering.used.new_zeros(pondering.used.shape).index_copy(0, rows, probability)
-            weight = pondering.weigh(probability)
+                probability = progress.used.new_zeros(progress.used.shape).index_copy(0, rows, probability)
+            weight = progress.weigh(probability)
             for place, state in enumerate((*hidden, *cells)):
                 if rows is None:
                     results[place] = accumulate(core.halting, results[place], state, weight)
                 else:
                     taken_in = accumulate(core.halting, results[place][rows], state, weight[rows])
                     results[place] = results[place].index_copy(0, rows, taken_in)
-            running = int(pondering.running.sum())
+            running = int(progress.running.sum())
             if 0 < running < COMPACT_BELOW * gates.shape[0]:
-                keep = pondering.running if rows is None else pondering.running[rows]
+                keep = progress.running if rows is None else progress.running[rows]
                 keep = keep.nonzero().squeeze(1)
                 rows = keep if rows is None else rows[keep]
                 gates, hidden, cells = gates[keep], [h[keep] for h in hidden], [c[keep] for c in cells]
         layers = core.num_layers
-        return Pondered(results[:layers], results[layers:], pondering.steps, pondering.remainder)
+        return AdaptiveResult(results[:layers], results[layers:], progress.steps, progress.remainder)
 
     def step(self, gates: Tensor, hidden: list[Tensor], cells: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """One step of all layers, gates (B, 4 D) being what the input adds to the first one's."""

@@ -1,4 +1,4 @@
-"""Computing a Transformer block for some steps of a call alone, those that adaptive computation has not halted."""
+"""The steps of a call that adaptive computation has not halted, for which alone a block is computed."""
 
 from __future__ import annotations
 
@@ -6,111 +6,79 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from memory_cores.attention.attention import MemoryAttention, RelativeAttention, RelativePositions, RotaryPositions
-from memory_cores.attention.positions import rotate
-from memory_cores.attention.schedule import QueryBlock
+from memory_cores.attention.attention import Attention
+from memory_cores.attention.patterns import View
+from memory_cores.attention.positions import RelativePositions, RotaryPositions
 
-CHOOSE_BELOW = 0.7
-"""Steps are chosen, which takes gathering and scattering, once they are less than this share of all."""
+GATHER_BELOW = 0.7
+"""Below this fraction of active steps these alone are gathered and computed; above it, all are."""
 
 
-class Chosen(NamedTuple):
-    """The steps that a block is computed for: the running ones of a call, filled up to Q in each row, or all T."""
+class ActiveSteps(NamedTuple):
+    """The steps that a block is computed for: the active ones of a call, filled up to S in each row, or all T."""
 
-    running: Tensor
+    active: Tensor
     """(B, T) bool, the steps whose results count."""
-    steps: Tensor | None
-    """(B, Q) int64, all steps if None."""
-    counts: list[int]
-    """How many of the Q lie in each query block."""
+    views: list[View]
+    """What they attend to; of the steps of `steps`, where these are not all."""
+    steps: Tensor | None = None
+    """(B, S) int64, all steps if None."""
 
     @property
     def none(self) -> bool:
-        """Whether no step of any row is running."""
-        return not any(self.counts)
+        """Whether no step of any row is active."""
+        return self.steps is not None and self.steps.shape[1] == 0
 
-    def of(self, x: Tensor) -> Tensor:
-        """(B, T, ...) -> (B, Q, ...)."""
+    def gather(self, x: Tensor) -> Tensor:
+        """(B, T, ...) -> (B, S, ...)."""
         if self.steps is None:
             return x
         index = self.steps.view(*self.steps.shape, *[1] * (x.dim() - 2))
         return x.gather(1, index.expand(-1, -1, *x.shape[2:]))
 
-    def into(self, old: Tensor, computed: Tensor) -> Tensor:
-        """old (B, T, ...) with computed (B, Q, ...) in the place of the running steps."""
-        running = self.running.view(*self.running.shape, *[1] * (old.dim() - 2))
+    def scatter(self, old: Tensor, computed: Tensor) -> Tensor:
+        """old (B, T, ...) with computed (B, S, ...) in the place of the active steps."""
+        active = self.active.view(*self.active.shape, *[1] * (old.dim() - 2))
         computed = computed.to(old.dtype)
         if self.steps is None:
-            return torch.where(running, computed, old)
+            return torch.where(active, computed, old)
         index = self.steps.view(*self.steps.shape, *[1] * (old.dim() - 2))
-        kept = torch.where(self.of(running), computed, self.of(old))
+        kept = torch.where(self.gather(active), computed, self.gather(old))
         return old.scatter(1, index.expand(-1, -1, *old.shape[2:]), kept)
 
-
-def choose(running: Tensor, blocks: list[QueryBlock]) -> Chosen:
-    """The steps to compute where those in running (B, T) are wanted."""
-    in_blocks = torch.stack([running[:, block.start : block.stop].sum(dim=1).amax() for block in blocks])
-    counts: list[int] = in_blocks.tolist()
-    if sum(counts) >= CHOOSE_BELOW * running.shape[1]:
-        return Chosen(running, None, [block.stop - block.start for block in blocks])
-    steps = []
-    for block, count in zip(blocks, counts, strict=True):
-        running_first = running[:, block.start : block.stop].int().argsort(dim=1, descending=True, stable=True)
-        steps.append(block.start + running_first[:, :count])
-    return Chosen(running, torch.cat(steps, dim=1), counts)
+    def attend(
+        self, attention: Attention, x: Tensor, memory: Tensor, positions: RelativePositions | RotaryPositions | None
+    ) -> Tensor:
+        """attention(x, memory, views, positions) at these steps, (B, S, D). x: (B, T, D). memory: (B, M, D)."""
+        if self.steps is None:
+            every: Tensor = attention(x, memory, self.views, positions)
+            return every
+        at_steps = None if positions is None else positions.at(self.steps)
+        return attention.at_steps(self.gather(x), x, memory, self.views, at_steps)
 
 
-def attend(
-    attention: MemoryAttention,
-    x: Tensor,
-    memory: Tensor,
-    blocks: list[QueryBlock],
-    positions: RelativePositions | RotaryPositions,
-    chosen: Chosen,
-) -> Tensor:
-    """attention(x, memory, blocks, positions) at the chosen steps (B, Q, D), where no memory is compressed.
-
-    x: (B, T, D). memory: (B, M, D).
-    """
-    if chosen.steps is None:
-        every: Tensor = attention(x, memory, blocks, positions)
-        return every
-    query = attention.heads(functional.linear(chosen.of(x), attention.qkv.weight[: x.shape[2]]))
-    key, value = (attention.heads(entries) for entries in attention.project_memory(torch.cat([memory, x], dim=1)))
-    if isinstance(positions, RotaryPositions):
-        first = positions.cosine.shape[0] - x.shape[1]
-        angles = (table[chosen.steps + first][:, None] for table in positions)  # (B, 1, Q, D / H / 2)
-        query, key = rotate(query, *angles), rotate(key, *positions)
-    contexts = []
+def find_active(active: Tensor, views: list[View]) -> ActiveSteps:
+    """The steps to compute where those in active (B, T) are wanted, and what they see of a call's views."""
+    counts = torch.stack([active[:, view.queries].sum(dim=1).amax() for view in views]).tolist()
+    if sum(counts) >= GATHER_BELOW * active.shape[1]:
+        return ActiveSteps(active, views)
+    steps, views_at = [], []
     start = 0
-    for block, count in zip(blocks, chosen.counts, strict=True):
-        asking = query[:, :, start : start + count]
-        step = chosen.steps[:, start : start + count] - block.start  # (B, Q)
+    for view, count in zip(views, counts, strict=True):
+        active_first = active[:, view.queries].int().argsort(dim=1, descending=True, stable=True)
+        rows = active_first[:, :count]  # (B, S) of the view's queries
+        steps.append(view.start + rows)
+        if count:
+            views_at.append(view_of_rows(view, rows, slice(start, start + count)))
         start += count
-        keys, values = key[:, :, block.steps], value[:, :, block.steps]
-        if isinstance(positions, RelativePositions):
-            assert isinstance(attention, RelativeAttention)
-            scores = relative_scores(
-                attention, asking, keys, step + keys.shape[2] - block.stop + block.start, positions
-            )
-        else:
-            scores = (asking * attention.scale) @ keys.transpose(-1, -2)
-        mask = block.mask[:, 0].gather(1, step[..., None].expand(-1, -1, keys.shape[2]))
-        weights = scores.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
-        contexts.append(attention.dropout(weights) @ values)
-    return attention.merge(contexts)
+    return ActiveSteps(active, views_at, torch.cat(steps, dim=1))
 
 
-def relative_scores(
-    attention: RelativeAttention, query: Tensor, key: Tensor, place: Tensor, positions: RelativePositions
-) -> Tensor:
-    """The scores (B, H, Q, K) of queries (B, H, Q, D / H) that sit at `place` (B, Q) of the keys (B, H, K, D / H)."""
-    distances = attention.heads(attention.position(attention.dropout(positions.table))).transpose(-1, -2)
-    content = (query + positions.content_bias) * attention.scale @ key.transpose(-1, -2)
-    at_distance = (query + positions.position_bias) * attention.scale @ distances  # (B, H, Q, N)
-    ahead = place[..., None] - torch.arange(key.shape[2], device=key.device)  # (B, Q, K), steps from key to query
-    column = positions.farthest - ahead.clamp(min=-1)  # what comes later is masked
-    scores: Tensor = content + at_distance.gather(3, column[:, None].expand(-1, query.shape[1], -1, -1))
-    return scores
+def view_of_rows(view: View, rows: Tensor, queries: slice) -> View:
+    """What the queries rows (B, S) of a view see, at the places `queries` of the gathered ones."""
+    (run,) = view.runs
+    mask = view.mask.expand(rows.shape[0], -1, -1).gather(1, rows[..., None].expand(-1, -1, run.length))
+    key = torch.arange(run.length, device=rows.device)
+    distances = rows[..., None] + run.distance + (run.length - 1 - key) * run.stride
+    return View(queries, view.keys, mask, distances)

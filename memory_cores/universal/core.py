@@ -3,34 +3,61 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from memory_cores.attention.attention import MemoryAttention, RelativePositions, RotaryPositions
-from memory_cores.attention.base import MemoryTransformer, Positions, transformer_problems
-from memory_cores.attention.block import Norm, TransformerBlock
+from memory_cores.attention.attention import Attention
+from memory_cores.attention.base import AttentionOptions, MemoryTransformer
+from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.cached_block import CachedBlock
-from memory_cores.attention.kv_cache import RelativeStepCache, Seen, StepCache
-from memory_cores.attention.positions import sinusoids
+from memory_cores.attention.kv_cache import CachedAttention, RelativeCache, Seen
+from memory_cores.attention.positions import RelativePositions, RotaryPositions, sinusoids
 from memory_cores.attention.schedule import MemorySchedule, Window, push
 from memory_cores.attention.stream import TransformerXLStream
 from memory_cores.core import CoreOutput, State
 from memory_cores.layers.convolution import CausalConvolution
 from memory_cores.layers.halting import (
-    Halting,
+    HaltingOptions,
+    HaltingProgress,
     HaltingUnit,
-    Pondering,
     accumulate,
-    ponder_problems,
-    pondered,
+    output_with_ponder_loss,
 )
-from memory_cores.universal.active_steps import Chosen, attend, choose
-from memory_cores.validation import at_least, check_call, one_of, raise_problems
+from memory_cores.options import at_least, one_of
+from memory_cores.universal.active_steps import ActiveSteps, find_active
+from memory_cores.validation import check_call
 
 Transition = Literal["mlp", "convolution"]
 DepthSignal = Literal["sinusoid", "learned"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalOptions(AttentionOptions, HaltingOptions):
+    """The options of `Universal`."""
+
+    max_ponder_steps: int = 4
+    """Steps of depth N: the most that a step may take with halting, all of them without (section 2.1). Each is one run
+    of the one block, with a memory of its own."""
+    granularity: int = 1
+    """Steps by which the memory moves on at a time: 1 is an exact sliding window, the segment length Transformer-XL's
+    schedule. Unroll and segment lengths must be multiples of it."""
+    transition: Transition = "mlp"
+    """The block's second sublayer (section 2.1): an MLP, or a separable convolution over the last steps, ReLU and a
+    linear map, for tasks in which neighbours matter."""
+    convolution_width: int = 3
+    """Steps that the convolution sees, its own among them. Without effect on an MLP."""
+    depth_signal: DepthSignal = "sinusoid"
+    """What tells the steps of depth apart: sinusoids of the step (section 2.1, equation 3), or learned vectors, which
+    bind max_ponder_steps to what was trained."""
+
+    def problems(self, d_model: int) -> list[str]:
+        problems = super().problems(d_model)
+        problems += at_least(1, granularity=self.granularity, convolution_width=self.convolution_width)
+        problems += one_of(Transition, transition=self.transition)
+        return problems + one_of(DepthSignal, depth_signal=self.depth_signal)
 
 
 class Universal(MemoryTransformer):
@@ -55,73 +82,37 @@ class Universal(MemoryTransformer):
     steps seen modulo granularity. Parameters depend on neither memory_length nor granularity, nor, but for a learned
     depth signal, on max_ponder_steps, so these may differ between training and evaluation.
 
-    Metrics, unless halting is "none": the mean depth steps and the shares of steps that took so many.
+    Metrics, unless halting is "none": the mean depth steps and the fraction of steps halting at each depth.
+
+    >>> import memory_cores
+    >>> core = memory_cores.build("universal", d_model=8, memory_length=3)
+    >>> x, stream = torch.randn(2, 5, 8), core.stream(batch_size=2)
+    >>> y = core(x, core.initial_state(batch_size=2)).y
+    >>> stepped = torch.stack([stream.step(x[:, t]) for t in range(5)], dim=1)
+    >>> torch.allclose(y, stepped, atol=1e-5)
+    True
     """
 
-    def __init__(
-        self,
-        *,
-        d_model: int,
-        max_ponder_steps: int = 4,
-        num_heads: int = 4,
-        d_ff: int | None = None,
-        memory_length: int = 64,
-        granularity: int = 1,
-        norm: Norm = "gru",
-        positions: Positions = "relative",
-        dropout: float = 0.0,
-        transition: Transition = "mlp",
-        convolution_width: int = 3,
-        depth_signal: DepthSignal = "sinusoid",
-        halting: Halting = "graves",
-        ponder_cost: float = 0.01,
-        halting_bias: float = 1.0,
-        halting_epsilon: float = 0.01,
-    ) -> None:
-        problems = transformer_problems(
-            d_model=d_model,
-            num_layers=1,
-            num_heads=num_heads,
-            d_ff=d_ff,
-            memory_length=memory_length,
-            norm=norm,
-            positions=positions,
-            dropout=dropout,
-        )
-        problems += at_least(1, granularity=granularity, convolution_width=convolution_width)
-        problems += one_of(("mlp", "convolution"), transition=transition)
-        problems += one_of(("sinusoid", "learned"), depth_signal=depth_signal)
-        problems += ponder_problems(
-            halting=halting,
-            max_ponder_steps=max_ponder_steps,
-            ponder_cost=ponder_cost,
-            halting_bias=halting_bias,
-            halting_epsilon=halting_epsilon,
-        )
-        raise_problems("universal", problems)
-        history = convolution_width - 1 if transition == "convolution" else 0
-        super().__init__(
-            d_model=d_model,
-            num_layers=1,
-            num_heads=num_heads,
-            d_ff=d_ff,
-            norm=norm,
-            positions=positions,
-            dropout=dropout,
-            schedule=MemorySchedule(memory_length, granularity, history=history),
-        )
-        self.max_ponder_steps = max_ponder_steps
-        self.halting = halting
-        self.adaptive = halting != "none"
-        self.ponder_cost = ponder_cost
-        self.halting_epsilon = halting_epsilon
-        self.convolution = CausalConvolution(d_model, convolution_width) if transition == "convolution" else None
+    Options = UniversalOptions
+
+    def __init__(self, d_model: int, options: UniversalOptions) -> None:
+        history = options.convolution_width - 1 if options.transition == "convolution" else 0
+        schedule = MemorySchedule(options.memory_length, options.granularity, history=history)
+        super().__init__(d_model, options, schedule, lambda: options.blocks(d_model, 1))
+        self.max_ponder_steps = options.max_ponder_steps
+        self.halting = options.halting
+        self.adaptive = options.halting != "none"
+        self.ponder_cost = options.ponder_cost
+        self.halting_epsilon = options.halting_epsilon
+        self.convolution = None
+        if options.transition == "convolution":
+            self.convolution = CausalConvolution(d_model, options.convolution_width)
         self.learned_signals = None
-        if depth_signal == "learned":
-            self.learned_signals = nn.Parameter(torch.empty(max_ponder_steps, d_model))
+        if options.depth_signal == "learned":
+            self.learned_signals = nn.Parameter(torch.empty(self.max_ponder_steps, d_model))
             nn.init.normal_(self.learned_signals, std=0.02)
         if self.adaptive:
-            self.halting_unit = HaltingUnit(d_model, halting_bias)
+            self.halting_unit = HaltingUnit(d_model, options.halting_bias)
 
     @property
     def block(self) -> TransformerBlock:
@@ -136,41 +127,34 @@ class Universal(MemoryTransformer):
         return sinusoids(steps, self.d_model, like.dtype)
 
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
-        weight = next(self.parameters())
-        device = weight.device if device is None else device
-        lengths = {"memory": self.schedule.capacity}
+        depth = self.max_ponder_steps
+        shapes: dict[str, tuple[int, ...]] = {"memory": (depth, self.schedule.capacity, self.d_model)}
         if self.convolution is not None:
-            lengths["transition"] = self.convolution.width - 1
-        state = {
-            name: torch.zeros(
-                batch_size, self.max_ponder_steps, length, self.d_model, dtype=weight.dtype, device=device
-            )
-            for name, length in lengths.items()
-        }
-        count = torch.zeros(batch_size, dtype=torch.int64, device=device)
-        return {**state, "age": count, "phase": count.clone()}
+            shapes["transition"] = (depth, self.convolution.width - 1, self.d_model)
+        return self.empty_state(batch_size, device, **shapes)
 
     def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
         check_call(self, x, state, reset)
         before = {name: tensor.detach() for name, tensor in state.items()}
         window = self.schedule.window(before["age"], before["phase"], reset, steps=x.shape[1])
-        positions = self.positions(window, like=before["memory"])
+        positions = self.call_positions(window, like=before["memory"])
         x = x.to(before["memory"].dtype)  # under autocast the input may come in half precision; the stream never is
-        pondering = Pondering(x.shape[:2], x, max_steps=self.max_ponder_steps, epsilon=self.halting_epsilon)
+        progress = HaltingProgress(x.shape[:2], x, max_steps=self.max_ponder_steps, epsilon=self.halting_epsilon)
         result, entering = torch.zeros_like(x), torch.zeros_like(x)
         memories, transitions = [], []
-        chosen = Chosen(pondering.running, None, [block.stop - block.start for block in window.blocks])
+        steps = ActiveSteps(progress.running, window.views)
         for depth, signal in enumerate(self.depth_signals(like=x)):
             memories.append(x.detach())
-            if not chosen.none:
+            if not steps.none:
                 past = {name: tensor[:, depth] for name, tensor in before.items() if name in ("memory", "transition")}
-                y, entering = self.run(x, signal, past, window, positions, chosen, entering)
-                x = chosen.into(x, y)
-            if self.adaptive and not chosen.none:
-                probability = chosen.into(pondering.used.detach(), self.halting_unit(y))
-                weight = pondering.weigh(probability)
-                result = chosen.into(result, accumulate(self.halting, chosen.of(result), y, chosen.of(weight)))
-                chosen = choose(pondering.running, window.blocks)
+                y, entering = self.run(x, signal, past, window, positions, steps, entering)
+                x = steps.scatter(x, y)
+            if self.adaptive and not steps.none:
+                probability = steps.scatter(progress.used.detach(), self.halting_unit(y))
+                weight = progress.weigh(probability)
+                taken_in = accumulate(self.halting, steps.gather(result), y, steps.gather(weight))
+                result = steps.scatter(result, taken_in)
+                steps = find_active(progress.running, window.views)
             transitions.append(entering.detach())
 
         after = {"memory": push(before["memory"], memories, window.age)}
@@ -178,12 +162,12 @@ class Universal(MemoryTransformer):
             after["transition"] = push(before["transition"], transitions, window.age)
         after |= {"age": window.age, "phase": window.phase}
         if not self.adaptive:
-            return CoreOutput(x, after, {}, {})
-        return pondered(
-            result,
+            return CoreOutput(self.normalise_output(x), after, {}, {})
+        return output_with_ponder_loss(
+            self.normalise_output(result),
             after,
-            pondering.steps,
-            pondering.remainder,
+            progress.steps,
+            progress.remainder,
             ponder_cost=self.ponder_cost,
             max_steps=self.max_ponder_steps,
         )
@@ -194,25 +178,25 @@ class Universal(MemoryTransformer):
         signal: Tensor,
         past: State,
         window: Window,
-        positions: RelativePositions | RotaryPositions,
-        chosen: Chosen,
+        positions: RelativePositions | RotaryPositions | None,
+        steps: ActiveSteps,
         entering: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """One depth step: what it gives (B, Q, D) for the chosen steps of x (B, T, D), and the inputs (B, T, D) of its
+        """One depth step: what it gives (B, S, D) for the active steps of x (B, T, D), and the inputs (B, T, D) of its
         second sublayer.
 
         signal: (D,). past: the state of this depth step. entering: (B, T, D), these inputs one depth step earlier.
         """
         block = self.block
         x = x + signal
-        attention = cast(MemoryAttention, block.attention)
+        attention = cast(Attention, block.attention)
         memory = block.normalise_memory(past["memory"] + signal)
-        attended = attend(attention, block.normalise_memory(x), memory, window.blocks, positions, chosen)
-        h = block.after_attention(chosen.of(x), attended)
+        attended = steps.attend(attention, block.normalise_memory(x), memory, positions)
+        h = block.after_attention(steps.gather(x), attended)
         inner = block.mlp_input(h)
         if self.convolution is not None:
-            entering = chosen.into(entering, inner)
-            inner = self.convolution(entering, past["transition"], window.episode, chosen.steps)
+            entering = steps.scatter(entering, inner)
+            inner = self.convolution(entering, past["transition"], window.episode, steps.steps)
         return block.after_mlp(h, block.mlp(inner)), entering
 
     def stream(self, batch_size: int) -> UniversalStream:
@@ -231,11 +215,13 @@ class UniversalStream(TransformerXLStream):
 
     def transform(self, x: Tensor, seen: Seen) -> Tensor:
         core = self.core
-        pondering = Pondering(x.shape[:1], self.inputs, max_steps=core.max_ponder_steps, epsilon=core.halting_epsilon)
+        progress = HaltingProgress(
+            x.shape[:1], self.inputs, max_steps=core.max_ponder_steps, epsilon=core.halting_epsilon
+        )
         x = x.to(self.inputs.dtype)
         result, entering = torch.zeros_like(x), torch.zeros_like(x)
         for depth, block in enumerate(self.blocks):
-            running = pondering.running[:, None]
+            running = progress.running[:, None]
             if not running.any():
                 self.copy(depth, x, entering)
                 break
@@ -249,7 +235,7 @@ class UniversalStream(TransformerXLStream):
             y = block.after_mlp(h, block.mlp(inner))
             x = torch.where(running, y, x)
             if core.adaptive:
-                weight = pondering.weigh(core.halting_unit(y))
+                weight = progress.weigh(core.halting_unit(y))
                 result = accumulate(core.halting, result, y, weight)
         return result if core.adaptive else x
 
@@ -258,7 +244,7 @@ class UniversalStream(TransformerXLStream):
         self.inputs[depth:, :, self.place] = x
         entries = self.core.block.normalise_memory(x + self.signals[depth:, None])
         for block, entry in zip(self.blocks[depth:], entries, strict=True):
-            block.cache.remember(entry, self.place)
+            block.attention.remember(entry, self.place)
         if self.core.convolution is not None:
             for later in range(depth, len(self.blocks)):
                 self.remember_transition(later, entering)
@@ -272,11 +258,12 @@ class UniversalStream(TransformerXLStream):
         core, block = self.core, self.core.block
         self.signals = core.depth_signals(like=state["memory"]).detach()
         memory = state["memory"].detach() + self.signals[:, None]
-        cached = [CachedBlock(block, self.cache(block, 0, {"memory": memory}), self.batch_size)]
+        first = CachedBlock(block, self.cached_attention(block, 0, {"memory": memory}), self.batch_size)
+        cached = [first]
         for depth in range(1, core.max_ponder_steps):
-            cached.append(copy.copy(cached[0]))
-            cached[depth].cache = self.cache(block, depth, {"memory": memory})
-            share(cached[0].cache, cached[depth].cache)
+            cached.append(copy.copy(first))
+            cached[depth].attention = self.cached_attention(block, depth, {"memory": memory})
+            share_weights(first.attention, cached[depth].attention)
         return cached
 
     @torch.inference_mode(False)
@@ -298,8 +285,8 @@ class UniversalStream(TransformerXLStream):
             """(N, width - 1, B, D), for each depth step the last inputs of the convolution, newest last."""
 
 
-def share(first: StepCache, other: StepCache) -> None:
-    """Let a cache use what the weights gave to the first, so that a step reads one copy of it."""
+def share_weights(first: CachedAttention, other: CachedAttention) -> None:
+    """Let an attention use what the weights gave to the first, so that a step reads one copy of it."""
     other.qkv = first.qkv
-    if isinstance(first, RelativeStepCache) and isinstance(other, RelativeStepCache):
-        other.distances = first.distances
+    if isinstance(first.steps, RelativeCache) and isinstance(other.steps, RelativeCache):
+        other.steps.terms = first.steps.terms

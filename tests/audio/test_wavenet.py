@@ -63,7 +63,7 @@ def test_outputs_and_gradients_are_the_paper_s(
     seed: int, options: dict[str, int], steps: int, reset_rate: float
 ) -> None:
     torch.manual_seed(seed)
-    core = WaveNet(d_model=4, **options).double()
+    core = memory_cores.build("wavenet", d_model=4, **options).double()
     x = torch.randn(2, steps, 4, dtype=torch.float64, requires_grad=True)
     reset = torch.rand(2, steps) < reset_rate
     weight = torch.randn(2, steps, 4, dtype=torch.float64)
@@ -79,7 +79,9 @@ def test_outputs_and_gradients_are_the_paper_s(
 @pytest.mark.parametrize(("blocks", "layers", "kernel", "field"), [(1, 4, 2, 16), (2, 3, 2, 15), (2, 2, 3, 13)])
 def test_gradients_reach_exactly_the_receptive_field(blocks: int, layers: int, kernel: int, field: int) -> None:
     torch.manual_seed(0)
-    core = WaveNet(d_model=8, num_blocks=blocks, layers_per_block=layers, kernel_size=kernel).double()
+    core = memory_cores.build(
+        "wavenet", d_model=8, num_blocks=blocks, layers_per_block=layers, kernel_size=kernel
+    ).double()
     assert core.receptive_field == field
     x = torch.randn(1, field + 5, 8, dtype=torch.float64, requires_grad=True)
     core(x, core.initial_state(1)).y[:, -1].sum().backward()
@@ -91,7 +93,7 @@ def test_gradients_reach_exactly_the_receptive_field(blocks: int, layers: int, k
 @pytest.mark.parametrize("batch", [2, MAX_COMPILED_BATCH + 1])
 def test_compiled_steps_and_torch_s_are_those_of_a_whole_call(batch: int) -> None:
     torch.manual_seed(0)
-    core = WaveNet(d_model=6, num_blocks=2, layers_per_block=3, kernel_size=3, d_skip=7)
+    core = memory_cores.build("wavenet", d_model=6, num_blocks=2, layers_per_block=3, kernel_size=3, d_skip=7)
     x, reset = torch.randn(batch, 20, 6), torch.rand(batch, 20) < 0.1
     whole = core(x, core.initial_state(batch), reset)
     stream = core.stream(batch)
@@ -103,7 +105,7 @@ def test_compiled_steps_and_torch_s_are_those_of_a_whole_call(batch: int) -> Non
 
 @torch.no_grad()
 def test_not_even_nan_passes_a_reset() -> None:
-    core = WaveNet(d_model=4, layers_per_block=3)
+    core = memory_cores.build("wavenet", d_model=4, layers_per_block=3)
     x = torch.randn(1, 9, 4)
     x[:, :4] = torch.nan
     reset = torch.zeros(1, 9, dtype=torch.bool)

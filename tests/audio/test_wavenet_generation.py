@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import memory_cores
 from audio import wavenet_generation, wavenet_kernels
 from audio.wavenet import WaveNet
 from audio.wavenet_generation import Ends, Generated, generate_codes
@@ -40,7 +41,7 @@ class Model(NamedTuple):
 def sharp_model(batch: int = 2, **options: int) -> Model:
     """A model whose predictions are far from uniform, over a width that no vector instruction divides."""
     torch.manual_seed(1)
-    core = WaveNet(d_model=7, **options)
+    core = memory_cores.build("wavenet", d_model=7, **options)
     ends = Ends(torch.randn(CODES, 7), nn.LayerNorm(7), nn.Linear(7, CODES))
     with torch.no_grad():
         for parameter in (*core.parameters(), *ends.norm.parameters(), *ends.softmax.parameters()):

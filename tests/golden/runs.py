@@ -35,8 +35,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "compressive": [
         {**SMALL, "memory_length": 6, "compressed_length": 4, "compression_rate": 2},
         {**SMALL, "memory_length": 5, "compressed_length": 3, "compression_rate": 2, "granularity": 4}
-        | {"compression": "dilated_conv", "compression_loss": "auto_encoding", "norm": "pre", "positions": "rotary"},
-        {**SMALL, "memory_length": 4, "compressed_length": 3, "compression_rate": 2, "norm": "post"}
+        | {
+            "compression": "dilated_conv",
+            "compression_loss": "auto_encoding",
+            "block": "trxl_i",
+            "positions": "rotary",
+        },
+        {**SMALL, "memory_length": 4, "compressed_length": 3, "compression_rate": 2, "block": "post"}
         | {"compression_loss": "bptt", "granularity": 4},
         {**SMALL, "memory_length": 4, "compressed_length": 3, "compression_rate": 2, "granularity": 4}
         | {"compression": "most_used"},
@@ -48,20 +53,20 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {**SMALL, "memory_length": 4, "granularity": 2, "num_basis": 8, "num_samples": 16, "wide_width": 0.2}
         | {"sticky": True},
         {**SMALL, "memory_length": 4, "granularity": 4, "num_basis": 8, "num_samples": 16, "wide_width": 0.2}
-        | {"norm": "post", "positions": "rotary", "mask": True, "mu0": 0.5, "kl_weight": 0.1},
+        | {"block": "post", "positions": "rotary", "mask": True, "mu0": 0.5, "kl_weight": 0.1},
     ],
     "lstm": [{"num_layers": 2}, {"halting": "graves", "max_ponder_steps": 3}],
     "transformer_xl": [
         {**SMALL, "memory_length": 12},
-        {**SMALL, "memory_length": 8, "granularity": 4, "norm": "pre", "positions": "rotary"},
-        {**SMALL, "memory_length": 8, "norm": "post"},
-        {**SMALL, "memory_length": 8, "norm": "post", "positions": "rotary", "dropout": 0.1},
+        {**SMALL, "memory_length": 8, "granularity": 4, "block": "trxl_i", "positions": "rotary"},
+        {**SMALL, "memory_length": 8, "block": "post"},
+        {**SMALL, "memory_length": 8, "block": "post", "positions": "rotary", "dropout": 0.1},
     ],
     "universal": [
         {"num_heads": 2, "d_ff": 24, "max_ponder_steps": 3, "memory_length": 8},
-        {"num_heads": 2, "d_ff": 24, "max_ponder_steps": 3, "memory_length": 4, "granularity": 4, "norm": "post"}
+        {"num_heads": 2, "d_ff": 24, "max_ponder_steps": 3, "memory_length": 4, "granularity": 4, "block": "post"}
         | {"transition": "convolution", "positions": "rotary", "depth_signal": "learned"},
-        {"num_heads": 2, "d_ff": 24, "max_ponder_steps": 2, "memory_length": 8, "norm": "pre", "halting": "none"},
+        {"num_heads": 2, "d_ff": 24, "max_ponder_steps": 2, "memory_length": 8, "block": "trxl_i", "halting": "none"},
     ],
     "wavenet": [{"num_blocks": 2, "layers_per_block": 3}],
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memory_cores.compressive.core import Compressive
 from memory_cores.transformer_xl import TransformerXL
-from tests.memory_cores.test_transformer_xl import plain_gate, plain_norm, plain_rotation
+from tests.memory_cores.test_transformer_xl import plain_norm, plain_residual, plain_rotation
 
 
 @dataclass
@@ -29,7 +29,7 @@ class PlainLayer:
         return self.core.blocks[self.index]
 
     def read(self, h: Tensor) -> Tensor:
-        return h if self.block.norm == "post" else plain_norm(self.block.attention_norm, h)
+        return h if self.block.kind == "post" else plain_norm(self.block.attention_norm, h)
 
     def attend(self, t: int, x: Tensor, keys: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
         """The attention of step x at time t to layer inputs at given times, and its mean weights (K,)."""
@@ -42,7 +42,9 @@ class PlainLayer:
             scores = []
             for time, h in keys:
                 key = w_k[rows] @ self.read(h)
-                if self.core.relative:
+                if self.core.positions == "none":
+                    scores.append(query @ key)
+                elif self.core.positions == "relative":
                     angles = [(t - time) / 10000 ** (2 * k / 8) for k in range(4)]
                     r = key.new_tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
                     distance = self.block.attention.position.weight[rows] @ r
@@ -64,13 +66,11 @@ class PlainLayer:
             return block.mlp.output.weight @ hidden + block.mlp.output.bias
 
         attended, weights = self.attend(t, x, keys)
-        if block.norm == "post":
+        if block.kind == "post":
             h = plain_norm(block.attention_norm, x + attended)
             return plain_norm(block.mlp_norm, h + mlp(h)), weights
-        attended = attended.relu()
-        h = x + attended if block.norm == "pre" else plain_gate(block.attention_gate, x, attended)
-        transformed = mlp(plain_norm(block.mlp_norm, h)).relu()
-        return (h + transformed if block.norm == "pre" else plain_gate(block.mlp_gate, h, transformed)), weights
+        h = plain_residual(block, "attention_gate", x, attended)
+        return plain_residual(block, "mlp_gate", h, mlp(plain_norm(block.mlp_norm, h))), weights
 
     def compress(self, first: int, old: Sequence[Tensor | None]) -> list[Tensor | None]:
         """f_c of a block whose first step came at time `first`; None stands for steps of an earlier episode."""
@@ -105,7 +105,7 @@ class PlainLayer:
         norm = self.block.attention_norm
 
         def read(m: Tensor) -> Tensor:
-            if self.block.norm == "post":
+            if self.block.kind == "post":
                 return m
             centred = m - m.mean()
             scaled = centred / (centred.square().mean() + norm.eps).sqrt()

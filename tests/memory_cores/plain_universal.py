@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memory_cores.universal.core import Universal
 from tests.memory_cores import plain_act
-from tests.memory_cores.test_transformer_xl import plain_attention, plain_gate, plain_norm
+from tests.memory_cores.test_transformer_xl import plain_attention, plain_norm, plain_residual
 
 
 class PlainStream(NamedTuple):
@@ -56,16 +56,15 @@ def plain_stream(core: Universal, x: Tensor, reset: Tensor) -> PlainStream:
         """Depth step n of step t, whose inputs, also of earlier steps, are at hand."""
         first = max(0, g * math.floor((t - n_m) / g), episode)
         context = torch.stack([state + depth_signal(core, n) for state in inputs[n - 1]])
-        if block.norm == "post":
+        if block.kind == "post":
             h = plain_norm(block.attention_norm, context[t] + plain_attention(core, block, context, t, first))
             entering[n - 1].append(h)
             return plain_norm(block.mlp_norm, h + transition(n, t))
         read = torch.stack([plain_norm(block.attention_norm, row) for row in context])
-        attended = torch.relu(plain_attention(core, block, read, t, first))
-        h = context[t] + attended if block.norm == "pre" else plain_gate(block.attention_gate, context[t], attended)
+        attended = plain_attention(core, block, read, t, first)
+        h = plain_residual(block, "attention_gate", context[t], attended)
         entering[n - 1].append(plain_norm(block.mlp_norm, h))
-        transformed = torch.relu(transition(n, t))
-        return h + transformed if block.norm == "pre" else plain_gate(block.mlp_gate, h, transformed)
+        return plain_residual(block, "mlp_gate", h, transition(n, t))
 
     for t in range(len(x)):
         episode = t if reset[t] else episode

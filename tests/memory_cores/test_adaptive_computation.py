@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memory_cores.layers.halting import HaltingUnit, Pondering, accumulate, pondered, share_ranges
+from memory_cores.layers.halting import HaltingProgress, HaltingUnit, accumulate, output_with_ponder_loss, share_ranges
 from tests.memory_cores import plain_act
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
-def weigh(probabilities: Tensor, *, cap: int, epsilon: float = 0.01) -> tuple[Tensor, Pondering]:
+def weigh(probabilities: Tensor, *, cap: int, epsilon: float = 0.01) -> tuple[Tensor, HaltingProgress]:
     """The weights (B, N) of probabilities (B, M) and what came of them."""
-    pondering = Pondering(probabilities.shape[:1], probabilities, max_steps=cap, epsilon=epsilon)
+    pondering = HaltingProgress(probabilities.shape[:1], probabilities, max_steps=cap, epsilon=epsilon)
     columns = []
     while pondering.running.any():
         columns.append(pondering.weigh(probabilities[:, len(columns)]))
@@ -71,7 +71,9 @@ def test_interpolation_shares_out_less_than_one() -> None:
 def test_ponder_gradient_passes_through_the_remainder_alone() -> None:
     probabilities = torch.tensor([[0.3, 0.4, 0.6, 0.2], [0.2, 0.2, 0.2, 0.2]], dtype=torch.float64, requires_grad=True)
     _, pondering = weigh(probabilities, cap=4)
-    output = pondered(torch.zeros(1), {}, pondering.steps, pondering.remainder, ponder_cost=0.5, max_steps=4)
+    output = output_with_ponder_loss(
+        torch.zeros(1), {}, pondering.steps, pondering.remainder, ponder_cost=0.5, max_steps=4
+    )
     assert output.losses["ponder"].item() == pytest.approx(0.5 * ((3 + 0.3) + (4 + 0.4)) / 2)
     output.losses["ponder"].backward()
     expected = [[-0.25, -0.25, 0.0, 0.0], [-0.25, -0.25, -0.25, 0.0]]
@@ -80,7 +82,9 @@ def test_ponder_gradient_passes_through_the_remainder_alone() -> None:
 
 def test_metrics_are_the_mean_and_the_shares() -> None:
     steps = torch.tensor([[1, 2, 2], [3, 5, 9]])
-    metrics = pondered(torch.zeros(1), {}, steps, torch.zeros(2, 3), ponder_cost=0.0, max_steps=12).metrics
+    metrics = output_with_ponder_loss(
+        torch.zeros(1), {}, steps, torch.zeros(2, 3), ponder_cost=0.0, max_steps=12
+    ).metrics
     expected = {"1": 1 / 6, "2": 2 / 6, "3_to_4": 1 / 6, "5_to_8": 1 / 6, "9_to_12": 1 / 6}
     assert metrics.pop("ponder_steps").item() == pytest.approx(22 / 6)
     assert {name: value.item() for name, value in metrics.items()} == pytest.approx(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import memory_cores
 from memory_cores.lstm import core as lstm_core
 from memory_cores.lstm.core import LSTM
 from tests.memory_cores import plain_act
@@ -17,7 +18,9 @@ EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
 def tiny(**options: Any) -> LSTM:
     torch.manual_seed(0)
-    core = LSTM(**{"d_model": 6, "halting": "graves", "max_ponder_steps": 4, "halting_bias": 0.5, **options}).double()
+    core = memory_cores.build(
+        "lstm", **{"d_model": 6, "halting": "graves", "max_ponder_steps": 4, "halting_bias": 0.5, **options}
+    ).double()
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.add_(0.4 * torch.randn_like(parameter))
@@ -82,7 +85,7 @@ def test_never_halting_and_halting_at_once_stay_finite(bias: float, cap: int) ->
 
 
 def test_without_halting_nothing_is_added() -> None:
-    core = LSTM(d_model=6)
+    core = memory_cores.build("lstm", d_model=6)
     assert list(core.state_dict()) == [f"lstm.{name}" for name in core.lstm.state_dict()]
     assert core.lstm.input_size == 6
     output = core(torch.randn(1, 2, 6), core.initial_state(1))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import memory_cores
 from memory_cores.compressive.core import Compressive
-from memory_cores.transformer_xl import TransformerXL
 from tests.memory_cores.plain_compressive import PlainLayer, plain_segments, plain_stream
 
 COMPRESSIONS = ("max", "mean", "conv", "dilated_conv", "most_used")
@@ -20,7 +20,7 @@ def tiny(seed: int = 0, **options: Any) -> Compressive:
     """A float64 core of width 8 with 2 heads, every parameter moved off its initial value."""
     torch.manual_seed(seed)
     small = {"d_model": 8, "num_layers": 2, "num_heads": 2, "d_ff": 6, "compression_rate": 2, "compressed_length": 3}
-    core = Compressive(**{**small, **options}).double()
+    core = memory_cores.build("compressive", **{**small, **options}).double()
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -32,20 +32,20 @@ def sample(batch: int, steps: int, reset_rate: float = 0.0) -> tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize(
-    ("compression", "loss", "norm"),
+    ("compression", "loss", "block"),
     [
         ("conv", "attention_reconstruction", "post"),
-        ("conv", "attention_reconstruction", "gru"),
-        ("dilated_conv", "attention_reconstruction", "pre"),
+        ("conv", "attention_reconstruction", "gtrxl"),
+        ("dilated_conv", "attention_reconstruction", "trxl_i"),
         ("conv", "auto_encoding", "post"),
-        ("dilated_conv", "auto_encoding", "gru"),
+        ("dilated_conv", "auto_encoding", "gtrxl"),
     ],
 )
-def test_aligned_segments_are_the_algorithms_of_the_paper(compression: Any, loss: Any, norm: Any) -> None:
+def test_aligned_segments_are_the_algorithms_of_the_paper(compression: Any, loss: Any, block: Any) -> None:
     core = tiny(
         compression=compression,
         compression_loss=loss,
-        norm=norm,
+        block=block,
         memory_length=4,
         granularity=4,
         compressed_length=3,
@@ -81,21 +81,21 @@ def test_aligned_segments_are_the_algorithms_of_the_paper(compression: Any, loss
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize(
-    ("norm", "positions", "memory_length", "granularity", "rate"),
+    ("block", "positions", "memory_length", "granularity", "rate"),
     [
         ("post", "relative", 3, 4, 2),
-        ("pre", "rotary", 2, 3, 3),
-        ("gru", "relative", 1, 6, 2),
-        ("gru", "rotary", 4, 2, 1),
+        ("trxl_i", "rotary", 2, 3, 3),
+        ("gtrxl", "relative", 1, 6, 2),
+        ("gtrxl", "rotary", 4, 2, 1),
     ],
 )
 @torch.no_grad()
 def test_equals_the_schedule(
-    compression: Any, norm: Any, positions: Any, memory_length: int, granularity: int, rate: int
+    compression: Any, block: Any, positions: Any, memory_length: int, granularity: int, rate: int
 ) -> None:
     core = tiny(
         compression=compression,
-        norm=norm,
+        block=block,
         positions=positions,
         memory_length=memory_length,
         granularity=granularity,
@@ -133,9 +133,11 @@ def test_losses_are_means_over_rows_and_steps(
 @pytest.mark.parametrize("granularity", [1, 2])
 @torch.no_grad()
 def test_a_rate_of_one_is_a_longer_transformer_xl(compression: Any, positions: Any, granularity: int) -> None:
-    memory = {"granularity": granularity, "positions": positions, "norm": "gru"}
+    memory = {"granularity": granularity, "positions": positions, "block": "gtrxl"}
     core = tiny(compression=compression, memory_length=2, compressed_length=4, compression_rate=1, **memory)
-    control = TransformerXL(d_model=8, num_layers=2, num_heads=2, d_ff=6, memory_length=6, **memory).double()
+    control = memory_cores.build(
+        "transformer_xl", d_model=8, num_layers=2, num_heads=2, d_ff=6, memory_length=6, **memory
+    ).double()
     control.load_state_dict(core.state_dict())
     x, reset = sample(2, 40, reset_rate=0.05)
     y = core(x, core.initial_state(2), reset).y

@@ -14,7 +14,6 @@ from memory_cores.infinity.attention import Density
 from memory_cores.infinity.core import Infinity
 from memory_cores.infinity.density import long_term_densities
 from memory_cores.infinity.sticky import BINS, attention_histogram, sampled_points, uniforms
-from memory_cores.transformer_xl import TransformerXL
 from tests.memory_cores.plain_infinity import PlainFit, PlainInfinityLayer, plain_segments, plain_stream, plain_uniform
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -24,7 +23,9 @@ FIT = {"num_basis": 6, "num_samples": 5, "narrow_width": 0.1, "wide_width": 0.25
 def tiny(seed: int = 0, **options: Any) -> Infinity:
     """A float64 core of width 8 with 2 heads, every parameter moved off its initial value."""
     torch.manual_seed(seed)
-    core = Infinity(**{"d_model": 8, "num_layers": 2, "num_heads": 2, "d_ff": 6, **FIT, **options}).double()
+    core = memory_cores.build(
+        "infinity", **{"d_model": 8, "num_layers": 2, "num_heads": 2, "d_ff": 6, **FIT, **options}
+    ).double()
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -40,15 +41,15 @@ def sample(batch: int, steps: int, reset_rate: float = 0.0) -> tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize(
-    ("norm", "options"),
+    ("block", "options"),
     [
         ("post", {"num_layers": 1, "memory_length": 3, "mask": True, "mu0": 0.3, "sigma0": 0.2, "kl_weight": 0.1}),
-        ("gru", {"memory_length": 3, "kl_weight": 0.1, "tau": 0.4, "ridge": 0.2}),
-        ("pre", {"num_layers": 1, "memory_length": 6, "mask": True, "sticky": True, "kl_weight": 0.1}),
+        ("gtrxl", {"memory_length": 3, "kl_weight": 0.1, "tau": 0.4, "ridge": 0.2}),
+        ("trxl_i", {"num_layers": 1, "memory_length": 6, "mask": True, "sticky": True, "kl_weight": 0.1}),
     ],
 )
-def test_aligned_segments_are_the_authors_algorithm(norm: Any, options: Any) -> None:
-    core = tiny(norm=norm, granularity=3, **options)
+def test_aligned_segments_are_the_authors_algorithm(block: Any, options: Any) -> None:
+    core = tiny(block=block, granularity=3, **options)
     x, _ = sample(1, 15)
     segments = list(x[0].split(3))
     fitted = {name: options[name] for name in ("tau", "ridge") if name in options}
@@ -75,19 +76,19 @@ def test_aligned_segments_are_the_authors_algorithm(norm: Any, options: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("norm", "positions", "memory_length", "granularity", "options"),
+    ("block", "positions", "memory_length", "granularity", "options"),
     [
         ("post", "relative", 3, 4, {"mask": True}),
-        ("pre", "rotary", 2, 3, {"sticky": True}),
-        ("gru", "relative", 1, 2, {"sticky": True, "mask": True}),
-        ("gru", "rotary", 0, 3, {}),
+        ("trxl_i", "rotary", 2, 3, {"sticky": True}),
+        ("gtrxl", "relative", 1, 2, {"sticky": True, "mask": True}),
+        ("gtrxl", "rotary", 0, 3, {}),
         ("post", "relative", 3, 1, {"sticky": True}),
     ],
 )
 @torch.no_grad()
-def test_equals_the_schedule(norm: Any, positions: Any, memory_length: int, granularity: int, options: Any) -> None:
+def test_equals_the_schedule(block: Any, positions: Any, memory_length: int, granularity: int, options: Any) -> None:
     core = tiny(
-        norm=norm,
+        block=block,
         positions=positions,
         memory_length=memory_length,
         granularity=granularity,
@@ -117,7 +118,7 @@ def test_an_empty_long_term_memory_adds_nothing(positions: Any) -> None:
     for loud, mute in zip(core.long_term, silent.long_term, strict=True):
         loud.output.weight.fill_(1e30)
         mute.output.weight.zero_()
-    control = TransformerXL(d_model=8, num_layers=2, num_heads=2, d_ff=6, **memory).double()
+    control = memory_cores.build("transformer_xl", d_model=8, num_layers=2, num_heads=2, d_ff=6, **memory).double()
     control.load_state_dict({k: v for k, v in core.state_dict().items() if not k.startswith("long_term")})
     x, _ = sample(2, 10)
     reset = torch.zeros(2, 10, dtype=torch.bool)
@@ -135,7 +136,7 @@ def test_an_empty_long_term_memory_adds_nothing(positions: Any) -> None:
 
 
 def test_gradients_stop_at_the_last_refit() -> None:
-    core = tiny(memory_length=3, granularity=3, norm="post", mask=True)
+    core = tiny(memory_length=3, granularity=3, block="post", mask=True)
     x, _ = sample(1, 12)
     weights = {name: parameter for name, parameter in core.named_parameters() if name.startswith("long_term")}
 
@@ -154,7 +155,7 @@ def test_gradients_stop_at_the_last_refit() -> None:
     # Of the steps that left the short-term memory in the call itself no gradient comes back.
     x.requires_grad_()
     core.zero_grad()
-    layer = tiny(memory_length=3, granularity=3, norm="post", num_layers=1)
+    layer = tiny(memory_length=3, granularity=3, block="post", num_layers=1)
     y = layer(x, layer.initial_state(1)).y
     (gradient,) = torch.autograd.grad(y[:, 9:].sum(), x)
     assert not gradient[:, :6].any()
@@ -307,7 +308,7 @@ def test_a_long_stream_does_not_drift(sticky: bool) -> None:
 
 @pytest.mark.parametrize("sticky", [False, True])
 def test_bfloat16_autocast(sticky: bool) -> None:
-    core = tiny(memory_length=2, granularity=3, sticky=sticky, mask=True, norm="pre").float()
+    core = tiny(memory_length=2, granularity=3, sticky=sticky, mask=True, block="trxl_i").float()
     x = torch.randn(2, 16, 8)
     exact = core(x, core.initial_state(2))
     with torch.autocast("cpu", torch.bfloat16):

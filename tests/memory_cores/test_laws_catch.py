@@ -6,17 +6,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
 from torch import Tensor, nn
 
-from memory_cores import CoreOutput, MemoryCore, State, Stream
-from tests.memory_cores.test_laws import (
+from memory_cores import CoreOptions, CoreOutput, MemoryCore, State, Stream
+from memory_cores.testing import (
     LAWS,
     Case,
+    LawError,
     acting_is_learning,
-    cases,
     causality,
+    check_laws,
     chunk_invariance,
+    draw_cases,
     gradients,
     reset_isolation,
     row_independence,
@@ -27,9 +28,8 @@ class Sound(MemoryCore):
     """h_t = h_{t-1} / 2 + W x_t, with h = 0 before a reset."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.d_model = 4
-        self.weight = nn.Parameter(torch.randn(4, 4, dtype=torch.float64))
+        super().__init__(4, CoreOptions())
+        self.weight = nn.Parameter(torch.randn(4, 4))
 
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
         return {"h": torch.zeros(batch_size, 4, dtype=self.weight.dtype, device=device)}
@@ -106,14 +106,9 @@ class LetsGradientsIntoThePast(Sound):
 
 
 def run(law: Callable[[MemoryCore, Case], None], core: MemoryCore) -> None:
-    """Draw cases for one law, without shrinking what fails."""
-
-    @settings(max_examples=30, derandomize=True, database=None, phases=[Phase.generate])
-    @given(case=cases)
-    def draw(case: Case) -> None:
+    """Hold a core to one law."""
+    for case in draw_cases(30, seed=0):
         law(core, case)
-
-    draw()
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
@@ -135,6 +130,27 @@ def test_a_sound_core_passes(law: Callable[[MemoryCore, Case], None]) -> None:
 def test_a_broken_core_is_caught(broken: type[Sound], law: Callable[[MemoryCore, Case], None]) -> None:
     with pytest.raises(AssertionError):
         run(law, broken())
+
+
+def test_check_laws_passes_a_sound_core() -> None:
+    check_laws(Sound, examples=5)
+
+
+@pytest.mark.parametrize(
+    ("broken", "name"), [(DropsTheCacheOnStep, "acting is learning"), (IgnoresResets, "reset isolation")]
+)
+def test_check_laws_names_the_law_that_is_broken(broken: type[Sound], name: str) -> None:
+    with pytest.raises(LawError, match=f"^{name} does not hold"):
+        check_laws(broken, examples=20)
+
+
+def test_check_laws_names_the_law_in_which_a_core_fails_by_an_error_of_its_own() -> None:
+    class Fails(Sound):
+        def stream(self, batch_size: int) -> Stream:
+            raise RuntimeError("no stream")
+
+    with pytest.raises(LawError, match=r"(?s)^acting is learning.*no stream"):
+        check_laws(Fails, examples=3)
 
 
 @pytest.mark.parametrize("law", [law for law in LAWS if law is not acting_is_learning], ids=lambda law: law.__name__)

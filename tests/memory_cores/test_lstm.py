@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import memory_cores
 from memory_cores.lstm.core import LSTM, gate_biases
 
 
@@ -35,7 +36,7 @@ def by_hand(
 @torch.no_grad()
 def test_equals_torch_stepped_by_hand(seed: int, rate: float, layers: int) -> None:
     torch.manual_seed(seed)
-    core = LSTM(d_model=5, num_layers=layers).double()
+    core = memory_cores.build("lstm", d_model=5, num_layers=layers).double()
     x, reset = torch.randn(3, 20, 5, dtype=torch.float64), torch.rand(3, 20) < rate
     before = {name: torch.randn(3, layers, 5, dtype=torch.float64) for name in ("h", "c")}
     output = core(x, before, reset)
@@ -47,7 +48,7 @@ def test_equals_torch_stepped_by_hand(seed: int, rate: float, layers: int) -> No
 @given(seed=st.integers(0, 10**6), rate=st.sampled_from([0.0, 0.1, 0.5, 1.0]), layers=st.integers(1, 2))
 def test_gradient_with_resets_is_that_of_torch_stepped_by_hand(seed: int, rate: float, layers: int) -> None:
     torch.manual_seed(seed)
-    core = LSTM(d_model=4, num_layers=layers).double()
+    core = memory_cores.build("lstm", d_model=4, num_layers=layers).double()
     state = {name: torch.randn(3, layers, 4, dtype=torch.float64) for name in ("h", "c")}
     x, reset = torch.randn(3, 17, 4, dtype=torch.float64, requires_grad=True), torch.rand(3, 17) < rate
     reset[0, 3] = True
@@ -60,7 +61,7 @@ def test_gradient_with_resets_is_that_of_torch_stepped_by_hand(seed: int, rate: 
 
 
 def test_forget_gates_start_open() -> None:
-    core = LSTM(d_model=6, num_layers=2)
+    core = memory_cores.build("lstm", d_model=6, num_layers=2)
     for layer in range(2):
         input_bias, hidden_bias = gate_biases(core.lstm, layer)
         assert torch.equal((input_bias + hidden_bias)[1], torch.ones(6))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, get_args
@@ -66,16 +66,21 @@ def test_construction_on_the_meta_device_takes_no_memory(name: str) -> None:
 @pytest.mark.parametrize("name", memory_cores.names())
 def test_options_are_typed_and_have_defaults(name: str) -> None:
     for option in memory_cores.options(name).values():
-        assert option.kind is inspect.Parameter.KEYWORD_ONLY
-        assert option.default is not inspect.Parameter.empty
-        assert option.annotation is not inspect.Parameter.empty
+        assert option.default is not dataclasses.MISSING
         assert not isinstance(option.annotation, str)
+
+
+@pytest.mark.parametrize("name", memory_cores.names())
+def test_every_option_has_its_sentence(name: str) -> None:
+    for option, (_, _, sentence) in memory_cores.options(name).items():
+        assert len(sentence.split()) >= 6, f"{name}: {option}"
+        assert sentence.endswith("."), f"{name}: {option}"
 
 
 def test_options_of_transformer_xl() -> None:
     options = memory_cores.options("transformer_xl")
     assert options["memory_length"].annotation is int
-    assert get_args(options["norm"].annotation) == ("post", "pre", "gru")
+    assert get_args(options["block"].annotation) == ("post", "pre", "trxl_i", "gtrxl")
     assert options["d_ff"].default is None
 
 
@@ -97,12 +102,12 @@ def test_description_is_one_full_line(name: str) -> None:
         ("transformer_xl", {"num_heads": 32, "positions": "rotary"}, ["even d_model / num_heads"]),
         (
             "transformer_xl",
-            {"num_layers": "2", "num_heads": 0, "memory_length": -1, "norm": "batch", "dropout": 1.0},
+            {"num_layers": "2", "num_heads": 0, "memory_length": -1, "block": "batch", "dropout": 1.0},
             [
                 "num_layers is '2'",
                 "num_heads is 0",
                 "memory_length is -1",
-                "norm is 'batch'",
+                "block is 'batch'",
                 "dropout is 1.0",
             ],
         ),

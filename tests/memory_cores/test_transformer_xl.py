@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,19 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memory_cores.attention.positions import rotary_table, rotate
+import memory_cores
+from memory_cores.attention.block import BlockKind
+from memory_cores.attention.positions import Positions, rotary_table, rotate
 from memory_cores.attention.schedule import MemorySchedule
 from memory_cores.layers.gating import GRUGate
 from memory_cores.transformer_xl import TransformerXL
 
-NORMS = ("post", "pre", "gru")
-POSITIONS = ("relative", "rotary")
+BLOCKS = get_args(BlockKind)
+POSITIONS = get_args(Positions)
 
 
 def tiny(seed: int = 0, **options: Any) -> TransformerXL:
     """A float64 core of width 8 with 2 heads, every parameter moved off its initial value."""
     torch.manual_seed(seed)
-    core = TransformerXL(**{"d_model": 8, "num_layers": 2, "num_heads": 2, "d_ff": 6, **options}).double()
+    core = memory_cores.build(
+        "transformer_xl", **{"d_model": 8, "num_layers": 2, "num_heads": 2, "d_ff": 6, **options}
+    ).double()
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -65,7 +69,9 @@ def plain_attention(core: TransformerXL, block: Any, context: Tensor, i: int, fi
         scores = []
         for j in range(first, i + 1):
             key = w_k[rows] @ context[j]
-            if core.relative:
+            if core.positions == "none":
+                score = query @ key
+            elif core.positions == "relative":
                 u, v = core.content_bias[head, 0], core.position_bias[head, 0]
                 angles = [(i - j) / 10000 ** (2 * k / core.d_model) for k in range(core.d_model // 2)]
                 r = torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles], dtype=key.dtype)
@@ -88,14 +94,20 @@ def plain_step(core: TransformerXL, block: Any, inputs: Tensor, i: int, first: i
         return block.mlp.output.weight @ hidden + block.mlp.output.bias
 
     x = inputs[i]
-    if block.norm == "post":
+    if block.kind == "post":
         h = plain_norm(block.attention_norm, x + plain_attention(core, block, inputs, i, first))
         return plain_norm(block.mlp_norm, h + mlp(h))
     context = torch.stack([plain_norm(block.attention_norm, row) for row in inputs])
-    attended = torch.relu(plain_attention(core, block, context, i, first))
-    h = x + attended if block.norm == "pre" else plain_gate(block.attention_gate, x, attended)
-    transformed = torch.relu(mlp(plain_norm(block.mlp_norm, h)))
-    return h + transformed if block.norm == "pre" else plain_gate(block.mlp_gate, h, transformed)
+    attended = plain_attention(core, block, context, i, first)
+    h = plain_residual(block, "attention_gate", x, attended)
+    return plain_residual(block, "mlp_gate", h, mlp(plain_norm(block.mlp_norm, h)))
+
+
+def plain_residual(block: Any, gate: str, x: Tensor, y: Tensor) -> Tensor:
+    """The residual sum of a block whose norms come first."""
+    if block.kind == "pre":
+        return x + y
+    return x + torch.relu(y) if block.kind == "trxl_i" else plain_gate(getattr(block, gate), x, torch.relu(y))
 
 
 def plain_stream(core: TransformerXL, x: Tensor, reset: Tensor) -> Tensor:
@@ -109,15 +121,15 @@ def plain_stream(core: TransformerXL, x: Tensor, reset: Tensor) -> Tensor:
             boundary = max(0, g * math.floor((t - n) / g))
             outputs.append(plain_step(core, block, x, t, max(boundary, episode)))
         x = torch.stack(outputs)
-    return x
+    return x if core.final_norm is None else torch.stack([plain_norm(core.final_norm, row) for row in x])
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize(("memory_length", "granularity"), [(3, 1), (4, 3), (2, 4), (0, 1)])
 @torch.no_grad()
-def test_equals_the_equations(norm: str, positions: str, memory_length: int, granularity: int) -> None:
-    core = tiny(norm=norm, positions=positions, memory_length=memory_length, granularity=granularity)
+def test_equals_the_equations(block: str, positions: str, memory_length: int, granularity: int) -> None:
+    core = tiny(block=block, positions=positions, memory_length=memory_length, granularity=granularity)
     x = torch.randn(2, 13, 8, dtype=torch.float64)
     reset = torch.rand(2, 13) < 0.15
     y = core(x, core.initial_state(2), reset).y
@@ -125,12 +137,12 @@ def test_equals_the_equations(norm: str, positions: str, memory_length: int, gra
         torch.testing.assert_close(y[row], plain_stream(core, x[row], reset[row]), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("memory_length", [0, 4, 8])
 @torch.no_grad()
-def test_aligned_segments_are_the_schedule_of_the_paper(norm: str, memory_length: int) -> None:
+def test_aligned_segments_are_the_schedule_of_the_paper(block: str, memory_length: int) -> None:
     segment = 4
-    core = tiny(norm=norm, memory_length=memory_length, granularity=segment)
+    core = tiny(block=block, memory_length=memory_length, granularity=segment)
     x = torch.randn(1, 4 * segment, 8, dtype=torch.float64)
     state = core.initial_state(1)
     memories = [x.new_zeros(0, 8) for _ in core.blocks]
@@ -168,25 +180,24 @@ def test_each_query_sees_its_episode_from_its_boundary_on(
     first_phase = phase % g
     reset = torch.rand(1, steps, generator=torch.Generator().manual_seed(steps)) < reset_rate
     window = schedule.window(torch.tensor([min(age, schedule.span)]), torch.tensor([first_phase]), reset, steps)
-    assert [block.start for block in window.blocks] + [steps] == [0] + [block.stop for block in window.blocks]
+    assert [view.start for view in window.views] + [steps] == [0] + [view.stop for view in window.views]
     begins = -min(age, schedule.span)
-    for block in window.blocks:
-        keys = block.mask.shape[-1]
-        assert (block.steps.start, block.steps.stop) == (
-            schedule.capacity + block.stop - keys,
-            schedule.capacity + block.stop,
-        )
-        for query in range(block.start, block.stop):
+    for view in window.views:
+        keys = view.mask.shape[-1]
+        (run,) = view.runs
+        assert run.keys == slice(schedule.capacity + view.stop - keys, schedule.capacity + view.stop)
+        assert run.distance == view.start - (view.stop - 1)
+        for query in range(view.start, view.stop):
             begins = query if reset[0, query] else begins
-            seen = block.stop - keys + block.mask[0, 0, query - block.start].nonzero()[:, 0]
+            seen = view.stop - keys + view.mask[0, query - view.start].nonzero()[:, 0]
             assert seen.tolist() == list(range(max(query - schedule.context(first_phase + query), begins), query + 1))
 
 
 @given(n=st.integers(0, 400), g=st.integers(1, 300), phase=st.integers(0, 299))
-def test_blocks_have_no_key_that_none_of_their_queries_sees(n: int, g: int, phase: int) -> None:
+def test_views_have_no_key_that_none_of_their_queries_sees(n: int, g: int, phase: int) -> None:
     schedule = MemorySchedule(n, g)
     window = schedule.window(torch.tensor([schedule.span]), torch.tensor([phase % g]), None, 700)
-    assert all(block.mask.any(dim=2).all() for block in window.blocks)
+    assert all(view.mask.any(dim=1).all() for view in window.views)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -261,10 +272,10 @@ def test_refresh_depends_on_the_state_alone(positions: str) -> None:
         assert torch.equal(one.step(x), two.step(x))
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_bfloat16_autocast(norm: str, positions: str) -> None:
-    core = tiny(norm=norm, positions=positions, memory_length=4).float()
+def test_bfloat16_autocast(block: str, positions: str) -> None:
+    core = tiny(block=block, positions=positions, memory_length=4).float()
     x = torch.randn(2, 6, 8)
     exact = core(x, core.initial_state(2))
     with torch.autocast("cpu", torch.bfloat16):

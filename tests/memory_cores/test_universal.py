@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memory_cores.transformer_xl import TransformerXL
+import memory_cores
 from memory_cores.universal import active_steps
 from memory_cores.universal.core import Universal
 from tests.memory_cores.plain_universal import depth_signal, plain_stream
@@ -20,7 +20,7 @@ def tiny(seed: int = 0, **options: Any) -> Universal:
     """A float64 core of width 8 with 2 heads, every parameter moved off its initial value."""
     torch.manual_seed(seed)
     small = {"d_model": 8, "max_ponder_steps": 4, "num_heads": 2, "d_ff": 6, "memory_length": 3, "halting_bias": -0.5}
-    core = Universal(**{**small, **options}).double()
+    core = memory_cores.build("universal", **{**small, **options}).double()
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -37,16 +37,16 @@ def sample(batch: int, steps: int, reset_rate: float = 0.0) -> tuple[Tensor, Ten
 @pytest.mark.parametrize(
     "options",
     [
-        {"norm": "gru"},
-        {"norm": "post", "positions": "rotary", "granularity": 3, "transition": "convolution"},
-        {"norm": "pre", "transition": "convolution", "convolution_width": 5, "memory_length": 1},
-        {"norm": "gru", "positions": "rotary", "depth_signal": "learned", "halting": "tensor2tensor"},
-        {"norm": "post", "transition": "convolution", "memory_length": 0, "halting_epsilon": 0.2},
+        {"block": "gtrxl"},
+        {"block": "post", "positions": "rotary", "granularity": 3, "transition": "convolution"},
+        {"block": "trxl_i", "transition": "convolution", "convolution_width": 5, "memory_length": 1},
+        {"block": "gtrxl", "positions": "rotary", "depth_signal": "learned", "halting": "tensor2tensor"},
+        {"block": "post", "transition": "convolution", "memory_length": 0, "halting_epsilon": 0.2},
     ],
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
 def test_equals_the_plain_loops(options: dict[str, Any], choose_below: float, monkeypatch: Any) -> None:
-    monkeypatch.setattr(active_steps, "CHOOSE_BELOW", choose_below)
+    monkeypatch.setattr(active_steps, "GATHER_BELOW", choose_below)
     core = tiny(ponder_cost=0.3, **options)
     x, reset = sample(2, 10, reset_rate=0.15)
     output = core(x, core.initial_state(2), reset)
@@ -75,13 +75,20 @@ def test_equals_the_plain_loops(options: dict[str, Any], choose_below: float, mo
         torch.testing.assert_close(one, two, **EXACT, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("norm", ["post", "pre", "gru"])
+@pytest.mark.parametrize("block", ["post", "pre", "trxl_i", "gtrxl"])
 @pytest.mark.parametrize("positions", ["relative", "rotary"])
 @torch.no_grad()
-def test_halting_at_once_is_one_plain_layer(norm: Any, positions: Any) -> None:
-    core = tiny(norm=norm, positions=positions, halting_bias=1e4)
-    layer = TransformerXL(
-        d_model=8, num_layers=1, num_heads=2, d_ff=6, memory_length=3, norm=norm, positions=positions
+def test_halting_at_once_is_one_plain_layer(block: Any, positions: Any) -> None:
+    core = tiny(block=block, positions=positions, halting_bias=1e4)
+    layer = memory_cores.build(
+        "transformer_xl",
+        d_model=8,
+        num_layers=1,
+        num_heads=2,
+        d_ff=6,
+        memory_length=3,
+        block=block,
+        positions=positions,
     ).double()
     layer.load_state_dict({k: v for k, v in core.state_dict().items() if not k.startswith("halting_unit")})
     x, reset = sample(2, 9, reset_rate=0.1)
@@ -92,8 +99,10 @@ def test_halting_at_once_is_one_plain_layer(norm: Any, positions: Any) -> None:
 
 @torch.no_grad()
 def test_a_fixed_depth_is_the_layer_again_and_again() -> None:
-    core = tiny(norm="post", halting="none", memory_length=20)
-    layer = TransformerXL(d_model=8, num_layers=1, num_heads=2, d_ff=6, memory_length=20, norm="post").double()
+    core = tiny(block="post", halting="none", memory_length=20)
+    layer = memory_cores.build(
+        "transformer_xl", d_model=8, num_layers=1, num_heads=2, d_ff=6, memory_length=20, block="post"
+    ).double()
     layer.load_state_dict(core.state_dict())
     x, _ = sample(1, 12)
     output = core(x, core.initial_state(1))
@@ -123,12 +132,12 @@ def test_never_halting_and_halting_at_once_stay_finite(bias: float, cap: int, tr
 @pytest.mark.parametrize("choose_below", [0.0, 0.7, 2.0])
 @torch.no_grad()
 def test_a_long_call_in_query_blocks_equals_short_calls(positions: Any, choose_below: float, monkeypatch: Any) -> None:
-    monkeypatch.setattr(active_steps, "CHOOSE_BELOW", choose_below)
+    monkeypatch.setattr(active_steps, "GATHER_BELOW", choose_below)
     core = tiny(positions=positions, granularity=2, transition="convolution")
     x, reset = sample(2, 300, reset_rate=0.02)
     whole = core(x, core.initial_state(2), reset)
     assert whole.metrics["ponder_share_4"] > 0.05
-    monkeypatch.setattr(active_steps, "CHOOSE_BELOW", 0.0)
+    monkeypatch.setattr(active_steps, "GATHER_BELOW", 0.0)
     state, outputs = core.initial_state(2), []
     for start in range(0, 300, 50):
         y, state, _, _ = core(x[:, start : start + 50], state, reset[:, start : start + 50])
@@ -139,7 +148,7 @@ def test_a_long_call_in_query_blocks_equals_short_calls(positions: Any, choose_b
 
 @torch.no_grad()
 def test_halted_steps_are_not_computed() -> None:
-    core = tiny(norm="post")
+    core = tiny(block="post")
     x, _ = sample(2, 40)
     sums: list[Tensor] = []
     hook = core.halting_unit.register_forward_hook(lambda unit, inputs, h: sums.append(h.logit()))
@@ -168,7 +177,7 @@ def test_depth_may_be_greater_than_in_training() -> None:
     torch.testing.assert_close(deep(x, deep.initial_state(1)).y[0], plain_stream(deep, x[0], reset[0]).y, **EXACT)
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": "post", "transition": "convolution", "positions": "rotary"}])
+@pytest.mark.parametrize("options", [{}, {"block": "post", "transition": "convolution", "positions": "rotary"}])
 @torch.no_grad()
 def test_a_long_stream_does_not_drift(options: dict[str, Any]) -> None:
     core = tiny(halting="none", max_ponder_steps=2, **options).float()
