@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import memory_cores
-from tests.memory_cores.test_laws import D_MODEL, OPTIONS, Case, inputs
+from memory_cores.testing import Case, inputs
+from tests.memory_cores.test_laws import D_MODEL, OPTIONS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

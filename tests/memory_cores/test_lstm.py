@@ -68,7 +68,7 @@ def test_forget_gates_start_open() -> None:
 
 
 def test_chrono_initialisation_spreads_the_time_scales() -> None:
-    input_bias, hidden_bias = gate_biases(LSTM(d_model=400, max_dependency=100).lstm, 0)
+    input_bias, hidden_bias = gate_biases(memory_cores.build("lstm", d_model=400, max_dependency=100).lstm, 0)
     bias = input_bias + hidden_bias
     time_scales = bias[1].exp()
     assert torch.equal(bias[0], -bias[1])
