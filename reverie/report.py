@@ -20,16 +20,13 @@ from numpy.typing import NDArray
 from reverie import yaml_loader
 from reverie.errors import UserError
 from reverie.metrics_file import read_rows
+from reverie.path_interface import Curve
+from reverie.paths import PATHS
 from reverie.run_folder import CONFIG, METRICS, flatten
+from reverie.tables import align
 
-CURVES = {
-    "episode/return": "mean episode return",
-    "episode/success": "success rate",
-    "loss/next_token": "training loss (nats per token)",
-    "validation/nats_per_token": "validation loss (nats per token)",
-    "validation/bits_per_sample": "validation loss (bits per sample)",
-}
-"""The metrics drawn, where a run has them, with their axis labels."""
+CURVES: dict[str, Curve] = {tag: curve for path in PATHS for tag, curve in path.curves.items()}
+"""The metrics to draw, where a run has them."""
 FLOORS = {"floor/unigram_bits_per_sample": "unigram", "floor/bigram_bits_per_sample": "bigram"}
 """What tables need on the same data, drawn as lines beside `validation/bits_per_sample`."""
 NUM_BINS = 100
@@ -151,9 +148,9 @@ def _kinds(groups: Sequence[Group]) -> list[tuple[str, bool]]:
     runs = [run for group in groups for run in group.runs]
     return [
         (tag, by_time)
-        for tag in CURVES
+        for tag, curve in CURVES.items()
         for by_time in (False, True)
-        if any(run.curve(tag, by_time) for run in runs) and (tag.startswith("validation/") or not by_time)
+        if any(run.curve(tag, by_time) for run in runs) and (curve.is_held_out or not by_time)
     ]
 
 
@@ -192,10 +189,7 @@ def table(groups: Sequence[Group]) -> str:
         span = f"{min(steps):,.0f}" if min(steps) == max(steps) else f"{min(steps):,.0f} to {max(steps):,.0f}"
         task = [group.task] if several else []
         rows.append([*task, group.label, str(len(group.runs)), span, *(_final(group, tag) for tag in tags)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(align(rows))
 
 
 def bins(steps: Array, values: Array, edges: Array) -> Array:
@@ -286,12 +280,12 @@ def _draw_floors(panel: Axes, runs: Sequence[Run]) -> None:
 
 
 def _dress(panel: Axes, tag: str, by_time: bool) -> None:
-    steps = "environment steps" if tag.startswith("episode/") else "samples" if tag.endswith("_sample") else "tokens"
-    panel.set_xlabel("seconds of training" if by_time else steps)
-    panel.set_ylabel(CURVES[tag])
+    curve = CURVES[tag]
+    panel.set_xlabel("seconds of training" if by_time else curve.steps)
+    panel.set_ylabel(curve.label)
     panel.set_xlim(left=0)
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if tag == "episode/success":
+    if curve.is_share:
         panel.set_ylim(-0.02, 1.02)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
     panel.grid(color="0.9", linewidth=0.8)
