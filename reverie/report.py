@@ -28,7 +28,7 @@ from reverie.tables import align
 CURVES: dict[str, Curve] = {tag: curve for path in PATHS for tag, curve in path.curves.items()}
 """The metrics to draw, where a run has them."""
 FLOORS = {"floor/unigram_bits_per_sample": "unigram", "floor/bigram_bits_per_sample": "bigram"}
-"""What tables need on the same data, drawn as lines beside `validation/bits_per_sample`."""
+"""The baselines on the same data, drawn as lines beside `validation/bits_per_sample`."""
 NUM_BINS = 100
 FINAL_FRACTION = 0.1
 """The part of a run, at its end, over which a final value is averaged."""
@@ -41,7 +41,7 @@ Array = NDArray[np.float64]
 
 
 class ReportError(UserError):
-    """Runs that cannot be drawn; the message names the run and says why."""
+    """Runs that cannot be drawn; the message names the run and gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Run:
     config: dict[str, Any]
     curves: dict[str, tuple[Array, Array]]
     seconds: dict[str, Array]
-    """For each tag the seconds of training at each of its steps; of a run that has no clock, nothing."""
+    """For each tag the seconds of training at each of its steps; empty for a run whose rows have no `seconds`."""
     floors: dict[str, float]
 
     @property
     def task(self) -> str:
-        """The environment, or what a generated corpus asks and how long it is; nothing where it is of files."""
+        """The environment, or the name and length of a synthetic task; empty for a corpus of files."""
         if "data.task" in self.config:
             return f"{self.config['data.task']} of {self.config.get('data.length')}"
         return str(self.config.get("env.id", ""))
@@ -82,21 +82,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one experiment, seeds apart."""
+    """Runs of one experiment that differ in their seed only."""
 
     label: str
     runs: list[Run]
 
     @property
     def task(self) -> str:
-        """That of its runs."""
+        """The task of its runs."""
         return self.runs[0].task
 
 
 def read_runs(folders: Sequence[Path]) -> list[Group]:
-    """The runs grouped by configuration without seed and name, labelled by core and what else differs on its task.
+    """The runs grouped by configuration, whatever their seed, name and root.
 
-    Groups of one task follow each other.
+    A group is labelled by its core and by the settings that differ within its task. Groups of one task are adjacent.
     """
     by_config: dict[str, list[Run]] = {}
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
@@ -118,11 +118,10 @@ def by_task(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def draw(groups: Sequence[Group], output: Path) -> None:
-    """Write the PNG with a row of panels a task, one a metric, and one line a group: the mean over its seeds, and their
-    range.
+    """Write a PNG with a row of panels for each task, a panel for each metric, and a line for each group.
 
-    What is measured on held-out data has two panels, against steps and against seconds of training.
-    Raises ReportError if the file cannot be written.
+    A line is the mean over the seeds of its group, a band their range. Metrics on held-out data have two panels,
+    against steps and against seconds of training. Raises ReportError if the file cannot be written.
     """
     try:
         figure_of(groups).savefig(output, format="png")
@@ -144,7 +143,7 @@ def figure_of(groups: Sequence[Group]) -> Figure:
 
 
 def _kinds(groups: Sequence[Group]) -> list[tuple[str, bool]]:
-    """The panels that groups need: each a tag, and whether it is drawn against seconds."""
+    """The panels for groups: each a tag, and whether it is drawn against seconds."""
     runs = [run for group in groups for run in group.runs]
     return [
         (tag, by_time)
@@ -244,7 +243,7 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _differs(key: str, config: dict[str, Any], configs: Sequence[dict[str, Any]]) -> bool:
-    """Whether a label needs a setting: the task's where any run has another, the rest where one of that core has."""
+    """Whether a label shows a setting: the task's if any run has another, the rest if a run of that core has."""
     if not key.startswith(("env.", "data.")):
         configs = [other for other in configs if other.get("core.name") == config.get("core.name")]
     return any(other.get(key) != config[key] for other in configs)
