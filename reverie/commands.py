@@ -118,7 +118,7 @@ def _load_variants(
 ) -> tuple[PathInterface[Any], list[tuple[list[str], Experiment]]]:
     """The path of a run, and its configuration once for each choice of overrides.
 
-    Raises UserError for options that the path does not take and for overrides that make it another path's.
+    Raises UserError for options that the path does not take and for overrides that choose another path.
     """
     from reverie.experiment import load_experiment
     from reverie.paths import path_of, refuse_options
@@ -130,13 +130,13 @@ def _load_variants(
     variants = [(words, load_experiment(run / CONFIG, words) if words else config) for words in choices]
     for words, variant in variants:
         if path_of(variant) is not path:
-            other = path_of(variant).name
-            raise UserError(f"{run}: is of {path.name}; with {' '.join(words)} its configuration is of {other}")
+            given, other = " ".join(words), path_of(variant).name
+            raise UserError(f"{run}: trains {path.name}; with {given} it would train {other}")
     return path, variants
 
 
 def _newest_checkpoint(run: Path, path: PathInterface[Any]) -> Checkpoint:
-    """The newest checkpoint of a run; raises UserError if it is another path's."""
+    """The newest checkpoint of a run; raises UserError if another path wrote it."""
     from reverie.run_folder import newest_checkpoint
 
     found = newest_checkpoint(run)

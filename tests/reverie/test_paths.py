@@ -109,8 +109,6 @@ def test_an_agent_does_not_generate_and_keeps_its_path(
     Path("runs/run/config.yaml").write_text(TASK)
     assert main(["evaluate", "runs/run"]) == 2
     assert "is not a checkpoint of models of text" in capsys.readouterr().err
-    words = "data={path: x, layout: folder, sample_rate: 8000}"
-    assert main(["evaluate", "runs/task", words]) == 2
-    assert f"runs/task: is of models of text; with {words} its configuration is of models of audio" in (
-        capsys.readouterr().err
-    )
+    words = ["data={path: x, layout: folder, sample_rate: 8000}", "model={}"]
+    assert main(["evaluate", "runs/task", *words]) == 2
+    assert f"trains models of text; with {' '.join(words)} it would train models of audio" in capsys.readouterr().err
