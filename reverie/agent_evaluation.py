@@ -15,7 +15,7 @@ from reverie.checkpoint import Checkpoint
 
 def evaluate(
     run: Path,
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     config: ExperimentConfig,
     episodes: int,
     seed: int,
@@ -25,12 +25,12 @@ def evaluate(
 ) -> None:
     """Play episodes with the weights of a checkpoint and print the result, with `as_json` as one JSON object."""
     torch.set_num_threads(config.train.num_threads)
-    result = play(config, found.weights, episodes, seed, greedy, video)
+    result = play(config, checkpoint.weights, episodes, seed, greedy, video)
     if as_json:
-        print(json.dumps({"run": str(run), "step": found.step, **dataclasses.asdict(result)}))
+        print(json.dumps({"run": str(run), "step": checkpoint.step, **dataclasses.asdict(result)}))
         return
     low, high = result.return_interval
-    print(f"{run} at step {found.step:,}, {result.episodes} episodes from seed {result.seed}")
+    print(f"{run} at step {checkpoint.step:,}, {result.episodes} episodes from seed {result.seed}")
     print(f"  mean return   {result.mean_return:.4g}  (95 % interval {low:.4g} to {high:.4g})")
     if result.success_rate is not None:
         print(f"  success rate  {result.success_rate:.1%}")

@@ -55,20 +55,22 @@ class AgentPath(PathInterface[ExperimentConfig]):
         return ImpalaTrainer(config, address), None
 
     def evaluate(
-        self, run: Path, found: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
+        self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
     ) -> None:
         from reverie.agent_evaluation import evaluate
 
         ((_, config),) = variants  # agents take no overrides here
         episodes, seed = arguments.episodes or 100, arguments.seed or 0
-        evaluate(run, found, config, episodes, seed, arguments.greedy, arguments.video, arguments.json)
+        evaluate(run, checkpoint, config, episodes, seed, arguments.greedy, arguments.video, arguments.json)
 
-    def generate(self, run: Path, found: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace) -> None:
+    def generate(
+        self, run: Path, checkpoint: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace
+    ) -> None:
         raise UserError(f"{run}: trains an agent; only models of text and of audio generate")
 
     def core_inputs(
-        self, config: ExperimentConfig, found: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
+        self, config: ExperimentConfig, checkpoint: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
     ) -> tuple[MemoryCore, Tensor, Tensor]:
         from agents.core_inputs import core_inputs
 
-        return core_inputs(config, found.weights, rows, steps_of)
+        return core_inputs(config, checkpoint.weights, rows, steps_of)

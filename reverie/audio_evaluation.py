@@ -19,27 +19,29 @@ from reverie.path_interface import Variants
 from reverie.tables import evaluate_variants, format_number, print_table
 
 
-def model_and_validation(config: ExperimentConfig, found: Checkpoint) -> tuple[LanguageModel, Split]:
+def model_and_validation(config: ExperimentConfig, checkpoint: Checkpoint) -> tuple[LanguageModel, Split]:
     """The model of a checkpoint, and the validation split as it was trained for."""
-    corpus = corpus_as_trained(config, found.fingerprint["quantiser"])
+    corpus = corpus_as_trained(config, checkpoint.fingerprint["quantiser"])
     model = make_model(corpus.quantiser, config.core, config.model)
-    load_weights(model, evaluated_weights(found.weights, found.state["trainer"]))
+    load_weights(model, evaluated_weights(checkpoint.weights, checkpoint.state["trainer"]))
     return model, corpus.splits["validation"]
 
 
-def evaluate(run: Path, found: Checkpoint, variants: Variants[ExperimentConfig], split: str, as_json: bool) -> None:
+def evaluate(
+    run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], split: str, as_json: bool
+) -> None:
     """Score a split under each variant of a configuration; print a table, or one JSON object a variant."""
-    weights = evaluated_weights(found.weights, found.state["trainer"])
+    weights = evaluated_weights(checkpoint.weights, checkpoint.state["trainer"])
 
     def score(config: ExperimentConfig) -> Evaluation:
-        return evaluate_clips(config, found.fingerprint["quantiser"], weights, split)
+        return evaluate_clips(config, checkpoint.fingerprint["quantiser"], weights, split)
 
-    results = evaluate_variants(run, found.step, variants, score, _figures, as_json)
+    results = evaluate_variants(run, checkpoint.step, variants, score, _figures, as_json)
     if as_json:
         return
     first = results[0][1]
     print(
-        f"{run} at step {found.step:,}, {first.split} split: {first.samples:,} samples in "
+        f"{run} at step {checkpoint.step:,}, {first.split} split: {first.samples:,} samples in "
         f"{first.clips:,} clips, {first.samples / first.rate:,.1f} s\n"
         f"  {first.quantiser} at {first.rate:,} samples a second, gain {first.gain:.6g}"
     )

@@ -24,7 +24,7 @@ from reverie.errors import UserError
 
 def generate(
     run: Path,
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     config: ExperimentConfig,
     prompt: Path | None,
     seconds: float,
@@ -41,14 +41,14 @@ def generate(
     `sampling`, InputError for a prompt that cannot be used.
     """
     require_device(config.train.device)
-    trained = found.fingerprint["quantiser"]
+    trained = checkpoint.fingerprint["quantiser"]
     if trained["name"] == "logistic_16" and (sampling.top_k is not None or sampling.top_p < 1):
         raise UserError(f"{run}: --top-k, --top-p: for models of codes only; this one has a density")
     quantiser = QUANTISERS[trained["name"]]
     rate, gain = int(trained["rate"]), float(trained["gain"])
     torch.set_num_threads(config.train.num_threads)
     model = make_model(quantiser, config.core, config.model).to(config.train.device)
-    load_weights(model, evaluated_weights(found.weights, found.state["trainer"]))
+    load_weights(model, evaluated_weights(checkpoint.weights, checkpoint.state["trainer"]))
     start = torch.zeros(0, dtype=torch.int64) if prompt is None else read_prompt(prompt, quantiser, rate, gain)
     num_samples = max(round(seconds * rate), 1)
     try:
@@ -73,7 +73,7 @@ def generate(
     ]
     if as_json:
         speed = {"samples": total, "seconds": elapsed, "samples_per_second": total / elapsed}
-        print(json.dumps({"run": str(run), "step": found.step, **speed, "files": files}))
+        print(json.dumps({"run": str(run), "step": checkpoint.step, **speed, "files": files}))
         return
     for file in files:
         print(

@@ -54,13 +54,15 @@ class AudioPath(PathInterface[ExperimentConfig]):
         return trainer, Listening(listener.interval, lambda: listener.listen(trainer))
 
     def evaluate(
-        self, run: Path, found: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
+        self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
     ) -> None:
         from reverie.audio_evaluation import evaluate
 
-        evaluate(run, found, variants, arguments.split or "validation", arguments.json)
+        evaluate(run, checkpoint, variants, arguments.split or "validation", arguments.json)
 
-    def generate(self, run: Path, found: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace) -> None:
+    def generate(
+        self, run: Path, checkpoint: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace
+    ) -> None:
         from lm.model import Sampling
         from reverie.audio_generation import generate
 
@@ -68,13 +70,13 @@ class AudioPath(PathInterface[ExperimentConfig]):
         seconds, streams = arguments.seconds or 5.0, arguments.streams or 1
         output = arguments.output or run / "generated"
         sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
-        generate(run, found, config, prompt, seconds, streams, output, sampling, arguments.seed, arguments.json)
+        generate(run, checkpoint, config, prompt, seconds, streams, output, sampling, arguments.seed, arguments.json)
 
     def core_inputs(
-        self, config: ExperimentConfig, found: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
+        self, config: ExperimentConfig, checkpoint: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
     ) -> tuple[MemoryCore, Tensor, Tensor]:
         from lm.core_inputs import core_inputs
         from reverie.audio_evaluation import model_and_validation
 
-        model, split = model_and_validation(config, found)
+        model, split = model_and_validation(config, checkpoint)
         return model.core, *core_inputs(model, split, rows, steps_of(model.core))

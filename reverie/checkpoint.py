@@ -71,7 +71,7 @@ class Checkpoint:
     """The number of torch threads when it was written."""
 
 
-class Skipped(NamedTuple):
+class SkippedCheckpoint(NamedTuple):
     """A damaged checkpoint, and the reason it was not used."""
 
     path: Path
@@ -127,21 +127,23 @@ def load(path: Path, fingerprint: Mapping[str, Any] | None = None) -> Checkpoint
     return Checkpoint(path, manifest["step"], weights, state, manifest["fingerprint"], manifest["num_threads"])
 
 
-def newest(root: Path, fingerprint: Mapping[str, Any] | None = None) -> tuple[Checkpoint | None, list[Skipped]]:
+def newest(
+    root: Path, fingerprint: Mapping[str, Any] | None = None
+) -> tuple[Checkpoint | None, list[SkippedCheckpoint]]:
     """The newest intact checkpoint under `root`, and the newer ones that are damaged.
 
     Newest means the highest step, whatever the time of the file. Returns (None, []) where there is no checkpoint.
     Raises CheckpointError if there are some and all are damaged, IncompatibleError if the newest intact one is
     another experiment's.
     """
-    skipped: list[Skipped] = []
+    skipped: list[SkippedCheckpoint] = []
     for folder in reversed(folders(root)):
         try:
             return load(folder, fingerprint), skipped
         except IncompatibleError:
             raise
         except CheckpointError as error:
-            skipped.append(Skipped(folder, str(error)))
+            skipped.append(SkippedCheckpoint(folder, str(error)))
     if skipped:
         reasons = "\n  ".join(entry.reason for entry in skipped)
         raise CheckpointError(f"{root}: no checkpoint verifies:\n  {reasons}")

@@ -139,10 +139,10 @@ def _newest_checkpoint(run: Path, path: PathInterface[Any]) -> Checkpoint:
     """The newest checkpoint of a run; raises UserError if another path wrote it."""
     from reverie.run_folder import newest_checkpoint
 
-    found = newest_checkpoint(run)
-    if found.fingerprint.get("path") != path.fingerprint:
-        raise UserError(f"{found.path}: is not a checkpoint of {path.name}")
-    return found
+    checkpoint = newest_checkpoint(run)
+    if checkpoint.fingerprint.get("path") != path.fingerprint:
+        raise UserError(f"{checkpoint.path}: is not a checkpoint of {path.name}")
+    return checkpoint
 
 
 def _refuse_imports(run: Path, path: PathInterface[Any], config: Experiment, allowed: str | None) -> None:

@@ -39,13 +39,13 @@ _COLOURS = dict(zip(PARTS, ("#D55E00", "#0072B2", "#009E73"), strict=True))
 Panel = Callable[[Axes], None]
 
 
-def draw_core(run: Path, config: Experiment, found: Checkpoint, output: Path) -> None:
+def draw_core(run: Path, config: Experiment, checkpoint: Checkpoint, output: Path) -> None:
     """Draw the core of a run's checkpoint into a PNG, and the same picture into the run's TensorBoard.
 
     Raises ReportError for a core with nothing to draw or a file that cannot be written.
     """
     torch.manual_seed(0)
-    core, x, reset = path_of(config).core_inputs(config, found, ROWS, _steps)
+    core, x, reset = path_of(config).core_inputs(config, checkpoint, ROWS, _steps)
     panels = _panels(core.eval(), x, reset)
     if not panels:
         raise ReportError(f"{run}: the core {config.core.name!r} neither attends to a memory nor ponders")
@@ -53,12 +53,12 @@ def draw_core(run: Path, config: Experiment, found: Checkpoint, output: Path) ->
     canvas = FigureCanvasAgg(figure)
     for column, panel in enumerate(panels, start=1):
         panel(figure.add_subplot(1, len(panels), column))
-    figure.suptitle(f"{config.core.name} of {run.name}, step {found.step:,}", fontsize=11)
+    figure.suptitle(f"{config.core.name} of {run.name}, step {checkpoint.step:,}", fontsize=11)
     try:
         figure.savefig(output, format="png")
         with SummaryWriter(str(run / EVENTS)) as events:
             picture = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
-            events.add_image(TAG, picture, found.step, dataformats="HWC")
+            events.add_image(TAG, picture, checkpoint.step, dataformats="HWC")
     except OSError as error:
         raise ReportError(f"{error.filename or output}: cannot be written: {error.strerror or error}") from error
 
@@ -123,12 +123,12 @@ def _loss_panel(losses: list[float]) -> Panel:
 
 def _density_panel(core: Infinity, x: Tensor, reset: Tensor) -> Panel:
     """The density of the first row's attention over its long-term memory, mean over heads and layers, against time."""
-    seen: LongTermDensities = long_term_densities(core, x, core.initial_state(len(x)), reset)
+    densities: LongTermDensities = long_term_densities(core, x, core.initial_state(len(x)), reset)
     places = torch.linspace(0, 1, GRID)
-    mean, deviation = (t[0].flatten(0, 1).float() for t in (seen.mean, seen.deviation))  # (L H, T)
+    mean, deviation = (t[0].flatten(0, 1).float() for t in (densities.mean, densities.deviation))  # (L H, T)
     offset = (places[:, None, None] - mean) / deviation
     density = ((-0.5 * offset.square()).exp() / deviation / math.sqrt(2 * math.pi)).mean(dim=1)  # (GRID, T)
-    density = density.masked_fill(~seen.holds[0], math.nan)
+    density = density.masked_fill(~densities.holds[0], math.nan)
 
     def draw(axes: Axes) -> None:
         picture = axes.imshow(
@@ -136,8 +136,8 @@ def _density_panel(core: Infinity, x: Tensor, reset: Tensor) -> Panel:
         )
         assert axes.figure is not None
         axes.figure.colorbar(picture, ax=axes, label="density")
-        if seen.points is not None:
-            for turn, points in zip(seen.turns, seen.points[0, 0].unbind(), strict=True):
+        if densities.points is not None:
+            for turn, points in zip(densities.turns, densities.points[0, 0].unbind(), strict=True):
                 axes.plot([turn] * len(points), points.numpy(), "|", color="white", markersize=2, alpha=0.3)
             axes.set_title("white: where sticky memories were sampled, layer 1", fontsize=9)
         axes.set_xlabel("step of one stream")

@@ -75,16 +75,18 @@ class PathInterface(ABC, Generic[Config]):
         """The trainer, and the sound it gives of itself; `address` is the Ray cluster for the actors of agents."""
 
     @abstractmethod
-    def evaluate(self, run: Path, found: Checkpoint, variants: Variants[Config], arguments: argparse.Namespace) -> None:
+    def evaluate(
+        self, run: Path, checkpoint: Checkpoint, variants: Variants[Config], arguments: argparse.Namespace
+    ) -> None:
         """Score a checkpoint of a run under each variant of its configuration, and print the results."""
 
     @abstractmethod
-    def generate(self, run: Path, found: Checkpoint, config: Config, arguments: argparse.Namespace) -> None:
+    def generate(self, run: Path, checkpoint: Checkpoint, config: Config, arguments: argparse.Namespace) -> None:
         """Generate with a checkpoint of a run; raises UserError where the path cannot."""
 
     @abstractmethod
     def core_inputs(
-        self, config: Config, found: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
+        self, config: Config, checkpoint: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
     ) -> tuple[MemoryCore, Tensor, Tensor]:
         """The core of a checkpoint and the inputs x (B, T, D) and reset (B, T) that it gets in evaluation.
 

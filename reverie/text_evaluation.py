@@ -24,11 +24,11 @@ from reverie.path_interface import Variants
 from reverie.tables import evaluate_variants, format_number, print_table
 
 
-def model_and_validation(config: ExperimentConfig, found: Checkpoint) -> tuple[LanguageModel, Split]:
+def model_and_validation(config: ExperimentConfig, checkpoint: Checkpoint) -> tuple[LanguageModel, Split]:
     """The model of a checkpoint, and the validation split in the token numbers that it was trained with."""
-    vocabulary = described(found.fingerprint["vocabulary"])
+    vocabulary = described(checkpoint.fingerprint["vocabulary"])
     model = make_model(vocabulary.size, config.core, config.model)
-    load_weights(model, evaluated_weights(found.weights, found.state["trainer"]))
+    load_weights(model, evaluated_weights(checkpoint.weights, checkpoint.state["trainer"]))
     if isinstance(config.data, TaskConfig):
         return model, task_corpus(config.data, model.core.period).splits["validation"]
     return model, prepare(config.data, vocabulary).splits["validation"]
@@ -36,7 +36,7 @@ def model_and_validation(config: ExperimentConfig, found: Checkpoint) -> tuple[L
 
 def evaluate(
     run: Path,
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     variants: Variants[ExperimentConfig],
     split: str,
     by_frequency: bool,
@@ -46,8 +46,8 @@ def evaluate(
 
     `by_frequency` adds the perplexity of words by their frequency in the train split.
     """
-    vocabulary = described(found.fingerprint["vocabulary"])
-    weights = evaluated_weights(found.weights, found.state["trainer"])
+    vocabulary = described(checkpoint.fingerprint["vocabulary"])
+    weights = evaluated_weights(checkpoint.weights, checkpoint.state["trainer"])
 
     def score(config: ExperimentConfig) -> Evaluation | Answers:
         if not isinstance(config.data, TaskConfig):
@@ -56,9 +56,9 @@ def evaluate(
             raise UserError("--by-frequency: for text only; a task has no words")
         return evaluate_task(config, weights, split)
 
-    results = evaluate_variants(run, found.step, variants, score, _figures, as_json)
+    results = evaluate_variants(run, checkpoint.step, variants, score, _figures, as_json)
     if not as_json:
-        _print_results(f"{run} at step {found.step:,}", results)
+        _print_results(f"{run} at step {checkpoint.step:,}", results)
 
 
 def _figures(result: Evaluation | Answers) -> dict[str, Any]:

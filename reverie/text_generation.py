@@ -27,7 +27,7 @@ from reverie.device import require_device
 
 def generate(
     run: Path,
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     config: ExperimentConfig,
     prompt: str,
     num_tokens: int,
@@ -41,17 +41,17 @@ def generate(
     Raises UserError where the device is missing, InputError where the prompt has no tokens of the model.
     """
     require_device(config.train.device)
-    vocabulary = described(found.fingerprint["vocabulary"])
+    vocabulary = described(checkpoint.fingerprint["vocabulary"])
     torch.set_num_threads(config.train.num_threads)
     model = make_model(vocabulary.size, config.core, config.model).to(config.train.device)
-    load_weights(model, evaluated_weights(found.weights, found.state["trainer"]))
+    load_weights(model, evaluated_weights(checkpoint.weights, checkpoint.state["trainer"]))
     raw = os.fsencode(prompt)  # as it was typed, also where that is not UTF-8
     tokens = vocabulary.encode(raw, "--prompt")
     start = torch.tensor(tokens.tolist(), dtype=torch.int64)
     generated: list[Written] = []
     texts = _decode(_record(generate_tokens(model, start, num_tokens, sampling, seed), generated), vocabulary)
     if as_json:
-        row = {"run": str(run), "step": found.step, "prompt": prompt, "text": "".join(texts)}
+        row = {"run": str(run), "step": checkpoint.step, "prompt": prompt, "text": "".join(texts)}
         print(json.dumps(row | _likelihood(generated)))
         return
     print(vocabulary.decode(tokens).decode(errors="replace"), end="", flush=True)

@@ -47,27 +47,29 @@ class TextPath(PathInterface[ExperimentConfig]):
         return make_trainer(config), None
 
     def evaluate(
-        self, run: Path, found: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
+        self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
     ) -> None:
         from reverie.text_evaluation import evaluate
 
-        evaluate(run, found, variants, arguments.split or "validation", arguments.by_frequency, arguments.json)
+        evaluate(run, checkpoint, variants, arguments.split or "validation", arguments.by_frequency, arguments.json)
 
-    def generate(self, run: Path, found: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace) -> None:
+    def generate(
+        self, run: Path, checkpoint: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace
+    ) -> None:
         from lm.model import Sampling
         from reverie.text_generation import generate
 
         sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
         tokens = arguments.tokens or 500
-        generate(run, found, config, arguments.prompt, tokens, sampling, arguments.seed, arguments.json)
+        generate(run, checkpoint, config, arguments.prompt, tokens, sampling, arguments.seed, arguments.json)
 
     def core_inputs(
-        self, config: ExperimentConfig, found: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
+        self, config: ExperimentConfig, checkpoint: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
     ) -> tuple[MemoryCore, Tensor, Tensor]:
         from lm.core_inputs import core_inputs
         from reverie.text_evaluation import model_and_validation
 
-        model, split = model_and_validation(config, found)
+        model, split = model_and_validation(config, checkpoint)
         return model.core, *core_inputs(model, split, rows, steps_of(model.core))
 
 
