@@ -22,7 +22,7 @@ from audio import waveform
 from audio.config import ExperimentConfig
 from audio.corpus import prepare
 from audio.listening import HeardClip, log_mel_picture
-from reverie.config import load_experiment
+from reverie.experiment import load_experiment
 
 
 def main() -> None:

@@ -54,14 +54,17 @@ def measure(config: str, overrides: Sequence[str], seconds: float) -> Rate:
 
     import agents.config
     from lm.trainer import NextTokenTrainer
-    from reverie.cli import find_config, make_trainer
-    from reverie.config import load_experiment
+    from reverie.device import require_device
+    from reverie.experiment import load_experiment
+    from reverie.paths import path_of
+    from reverie.shipped_configs import find_config
 
     experiment = load_experiment(find_config(config), overrides)
     if isinstance(experiment, agents.config.ExperimentConfig):
         raise SystemExit(f"{config}: trains an agent; expected a model of text or audio")
     torch.set_num_threads(experiment.train.num_threads)
-    trainer, _ = make_trainer(experiment)
+    require_device(experiment.train.device)
+    trainer, _ = path_of(experiment).make_trainer(experiment)
     assert isinstance(trainer, NextTokenTrainer)
     for _ in range(WARM_UP_UPDATES):
         trainer.update()
@@ -104,8 +107,8 @@ def compressed_bits(config: str, overrides: Sequence[str]) -> dict[str, float]:
     """Bits per byte of the validation files of a text; of anything else nothing."""
     import lm.config
     from lm.documents import find_documents
-    from reverie.cli import find_config
-    from reverie.config import load_experiment
+    from reverie.experiment import load_experiment
+    from reverie.shipped_configs import find_config
 
     experiment = load_experiment(find_config(config), overrides)
     if not (isinstance(experiment, lm.config.ExperimentConfig) and isinstance(experiment.data, lm.config.DataConfig)):

@@ -1,4 +1,4 @@
-"""What the command line takes: commands, their options, and what each option may be."""
+"""The parser of the command line: its commands, their options and the values of each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 EPILOG = """\
 exit codes:
-  0    done
+  0    success
   1    the run failed, or its last checkpoint could not be saved
   2    a mistake in the input: configuration, run folder, environment, arguments
-  3    update after update was not finite; the last checkpoint is as it was
+  3    several updates in a row were not finite; the last checkpoint is unchanged
   130  stopped by SIGINT, after saving
   143  stopped by SIGTERM, after saving
 """
@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of `reverie`."""
     parser = argparse.ArgumentParser(
         prog="reverie",
-        description="Train agents and language models that remember.",
+        description="Train agents and models of text and audio that remember.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="continue the run in the run folder")
     mode.add_argument("--overwrite", action="store_true", help="delete the run in the run folder first")
-    help_text = "with --resume: go on although the data is not that of the checkpoint"
+    help_text = "with --resume: continue although the data differs from the checkpoint's"
     command.add_argument("--changed-data", action="store_true", help=help_text)
 
     command = commands.add_parser("evaluate", help="evaluate a trained agent or model", allow_abbrev=False)
@@ -47,43 +47,45 @@ def make_parser() -> argparse.ArgumentParser:
     group = command.add_argument_group("agents")
     group.add_argument("--episodes", type=_positive, help="episodes to play (default 100)")
     group.add_argument("--seed", type=_seed, help="seed of the episodes (default 0)")
-    group.add_argument("--greedy", action="store_true", help="take the likeliest action, do not sample")
+    group.add_argument("--greedy", action="store_true", help="take the likeliest action instead of sampling")
     group.add_argument("--video", type=_video, metavar="FILE", help="write the first episode as .gif or .mp4")
     _add_import(group)
     group = command.add_argument_group("language models")
     help_text = "e.g. core.memory_length=64; commas give a row each: core.memory_length=64,128"
     group.add_argument("overrides", nargs="*", metavar="key=value", help=help_text)
     group.add_argument("--split", choices=("train", "validation", "test"), help="default validation")
-    help_text = "perplexity too of words that are frequent and rare in the train split"
+    help_text = "also report perplexity by the frequency of words in the train split"
     group.add_argument("--by-frequency", action="store_true", help=help_text)
 
-    command = commands.add_parser("generate", help="let a trained model write text or sound", allow_abbrev=False)
+    command = commands.add_parser("generate", help="generate text or sound with a trained model", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=256")
-    command.add_argument("--prompt", default="", help="the text, or the WAV or FLAC file, to go on from (default none)")
+    command.add_argument("--prompt", default="", help="the text, or the WAV or FLAC file, to continue (default none)")
     command.add_argument("--temperature", type=_temperature, default=1.0, help="0 is greedy (default %(default)s)")
     command.add_argument("--top-k", type=_positive, help="sample from the k likeliest tokens (default all)")
-    command.add_argument("--top-p", type=_share, default=1.0, help="and from this share of the probability (default 1)")
+    command.add_argument(
+        "--top-p", type=_share, default=1.0, help="and from the likeliest of this probability (default 1)"
+    )
     command.add_argument("--seed", type=_seed, default=0, help="seed of the sampling (default %(default)s)")
     command.add_argument("--json", action="store_true", help="print one JSON object at the end")
     group = command.add_argument_group("text")
-    group.add_argument("--tokens", type=_positive, help="tokens to write (default 500)")
+    group.add_argument("--tokens", type=_positive, help="tokens to generate (default 500)")
     group = command.add_argument_group("audio")
-    group.add_argument("--seconds", type=_seconds, help="of sound to write in each file (default 5)")
-    group.add_argument("--streams", type=_streams, help="files, written side by side (default 1)")
+    group.add_argument("--seconds", type=_seconds, help="seconds of sound to generate in each file (default 5)")
+    group.add_argument("--streams", type=_streams, help="files to generate, all at once (default 1)")
     group.add_argument("--output", metavar="FOLDER", type=Path, help="where to write them (default RUN/generated)")
 
-    command = commands.add_parser("report", help="draw learning curves of runs, or a core at work", allow_abbrev=False)
+    command = commands.add_parser("report", help="draw learning curves, or the attention of a core", allow_abbrev=False)
     command.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run folder")
     command.add_argument("--output", metavar="PNG", type=Path, default=Path("report.png"), help="default %(default)s")
     command.add_argument(
         "--attention",
         action="store_true",
-        help="draw instead where the core of one run attends, or how long it ponders",
+        help="draw where the core of one run attends, or how long it ponders, instead of curves",
     )
     _add_import(command)
 
-    command = commands.add_parser("list", help="list what there is", allow_abbrev=False)
+    command = commands.add_parser("list", help="list memory cores, environments or configurations", allow_abbrev=False)
     command.add_argument("what", choices=("cores", "envs", "configs"))
     return parser
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there.
+"""Checksummed checkpoints: written as a whole or not at all, and checked before they are read.
 
 A checkpoint is a folder named by its step:
 
@@ -7,8 +7,8 @@ A checkpoint is a folder named by its step:
     manifest.json         versions, step, fingerprint, and the size and SHA-256 of both files
     manifest.sha256       the SHA-256 of manifest.json, in the format of sha256sum
 
-It is written beside its place, fsynced, read back, and then renamed. When it is read, every hash is compared
-before a parser sees a byte.
+It is written to a temporary folder, fsynced, read back, and then renamed. When a checkpoint is read, every hash is
+compared before anything is parsed.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be written or must not be used; the message names the file and the reason."""
+    """A checkpoint that cannot be written or that is damaged; the message names the file and the reason."""
 
     exit_code = 1
 
 
 class IncompatibleError(CheckpointError):
-    """A whole checkpoint of another experiment or of a newer format."""
+    """An intact checkpoint of another experiment or of another format version."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     path: Path
     step: int
@@ -68,11 +68,11 @@ class Checkpoint:
     state: dict[str, Any]
     fingerprint: dict[str, Any]
     num_threads: int
-    """Threads of torch when it was written."""
+    """The number of torch threads when it was written."""
 
 
-class Skipped(NamedTuple):
-    """A checkpoint that did not verify, and why."""
+class SkippedCheckpoint(NamedTuple):
+    """A damaged checkpoint, and the reason it was not used."""
 
     path: Path
     reason: str
@@ -86,9 +86,9 @@ def save(
     fingerprint: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write the checkpoint of `step` under `root`, then delete all but the newest `keep` that verify.
+    """Write the checkpoint of `step` under `root`, then delete all but the newest `keep` intact ones.
 
-    Returns its folder. Raises CheckpointError if it cannot be written or read back; what is older stays then.
+    Returns its folder. Raises CheckpointError if it cannot be written or read back; older ones are kept then.
     """
     if keep < 2:
         raise ValueError(f"keep must be at least 2, got {keep}")
@@ -108,40 +108,42 @@ def save(
 
 
 def load(path: Path, fingerprint: Mapping[str, Any] | None = None) -> Checkpoint:
-    """Read one checkpoint whose fingerprint must be the given one (None: any).
+    """Read one checkpoint, whose fingerprint must equal the given one (None accepts any).
 
-    Raises CheckpointError if anything in it is damaged, IncompatibleError if it is of another experiment.
+    Raises CheckpointError if it is damaged, IncompatibleError if it is of another experiment.
     """
     manifest = _read_manifest(path)
     if fingerprint is not None:
         differences = list(_differences(manifest["fingerprint"], _as_json(fingerprint)))
         if differences:
             raise IncompatibleError(f"{path}: was written by another experiment:\n  " + "\n  ".join(differences))
-    contents = {name: _verified(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
-    with _parsing(path / WEIGHTS):
+    contents = {name: _read_and_verify(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
+    with _convert_errors(path / WEIGHTS):
         weights = safetensors.torch.load(contents[WEIGHTS])
-    with _parsing(path / STATE):
+    with _convert_errors(path / STATE):
         state = torch.load(io.BytesIO(contents[STATE]), map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"expected a dict, got {type(state).__name__}")
     return Checkpoint(path, manifest["step"], weights, state, manifest["fingerprint"], manifest["num_threads"])
 
 
-def newest(root: Path, fingerprint: Mapping[str, Any] | None = None) -> tuple[Checkpoint | None, list[Skipped]]:
-    """The newest checkpoint under `root` that verifies, and the newer ones that do not.
+def newest(
+    root: Path, fingerprint: Mapping[str, Any] | None = None
+) -> tuple[Checkpoint | None, list[SkippedCheckpoint]]:
+    """The newest intact checkpoint under `root`, and the newer ones that are damaged.
 
-    Newest is by step, never by the clock. Returns (None, []) where there is no checkpoint.
-    Raises CheckpointError if there are some and none verifies,
-    IncompatibleError if the newest whole one is another experiment's.
+    Newest means the highest step, whatever the time of the file. Returns (None, []) where there is no checkpoint.
+    Raises CheckpointError if there are some and all are damaged, IncompatibleError if the newest intact one is
+    another experiment's.
     """
-    skipped: list[Skipped] = []
+    skipped: list[SkippedCheckpoint] = []
     for folder in reversed(folders(root)):
         try:
             return load(folder, fingerprint), skipped
         except IncompatibleError:
             raise
         except CheckpointError as error:
-            skipped.append(Skipped(folder, str(error)))
+            skipped.append(SkippedCheckpoint(folder, str(error)))
     if skipped:
         reasons = "\n  ".join(entry.reason for entry in skipped)
         raise CheckpointError(f"{root}: no checkpoint verifies:\n  {reasons}")
@@ -149,7 +151,7 @@ def newest(root: Path, fingerprint: Mapping[str, Any] | None = None) -> tuple[Ch
 
 
 def folders(root: Path) -> list[Path]:
-    """The checkpoints under `root`, oldest step first, verified or not."""
+    """The checkpoints under `root` by ascending step, intact or damaged."""
     try:
         names = os.listdir(root)
     except FileNotFoundError:
@@ -160,7 +162,7 @@ def folders(root: Path) -> list[Path]:
 
 
 def remove_stale(root: Path) -> None:
-    """Delete what unfinished saves and deletions of this process and of dead ones left behind."""
+    """Delete the temporary folders that unfinished saves and deletions of this or of ended processes left behind."""
     for entry in root.iterdir() if root.is_dir() else ():
         match = _TEMPORARY.fullmatch(entry.name)
         if match and (int(match[1]) == os.getpid() or not _is_alive(int(match[1]))):
@@ -219,7 +221,7 @@ def _publish(root: Path, step: int, contents: Mapping[str, bytes]) -> Path:
 
 
 def _free_name(root: Path, step: int) -> Path:
-    """A folder for `step` that is not there yet: a damaged checkpoint of that step stays beside it."""
+    """A folder for `step` that does not exist yet; a damaged checkpoint of that step is kept under its own name."""
     folder, count = root / f"{step:012d}", 0
     while os.path.lexists(folder):
         count += 1
@@ -228,14 +230,14 @@ def _free_name(root: Path, step: int) -> Path:
 
 
 def _prune(root: Path, saved: Path, keep: int) -> None:
-    """Delete what is older than the newest `keep` whole checkpoints up to `saved`; failures are logged."""
+    """Delete the checkpoints older than the newest `keep` intact ones up to `saved`; failures are logged."""
     older = [folder for folder in folders(root) if _order(folder.name) < _order(saved.name)]
-    whole = 1
+    intact = 1
     for folder in reversed(older):
-        if whole < keep:
-            whole += _is_whole(folder)
+        if intact < keep:
+            intact += _is_intact(folder)
             continue
-        # Renamed first, so that a deletion cut short leaves no half under a checkpoint's name.
+        # Renamed first, so that an interrupted deletion leaves no partial folder under a checkpoint's name.
         doomed = root / f".tmp-{folder.name}-{os.getpid()}"
         try:
             os.replace(folder, doomed)
@@ -245,11 +247,11 @@ def _prune(root: Path, saved: Path, keep: int) -> None:
         _delete(doomed)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     try:
         manifest = _read_manifest(path)
         for name in (WEIGHTS, STATE):
-            _verified(path / name, manifest["files"][name])
+            _read_and_verify(path / name, manifest["files"][name])
     except CheckpointError:
         return False
     return True
@@ -261,7 +263,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     raw = _read(path / MANIFEST, _MAX_MANIFEST)
     if _read(path / SEAL, 1024) != f"{_sha256(raw)}  {MANIFEST}\n".encode():
         raise CheckpointError(f"{path / MANIFEST}: its SHA-256 is not the one in {SEAL}")
-    with _parsing(path / MANIFEST):
+    with _convert_errors(path / MANIFEST):
         manifest = json.loads(raw)
         version = manifest["format"]
     if version != FORMAT:
@@ -271,7 +273,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _verified(path: Path, expected: Mapping[str, Any]) -> bytes:
+def _read_and_verify(path: Path, expected: Mapping[str, Any]) -> bytes:
     raw = _read(path, expected["size"])
     if len(raw) != expected["size"]:
         raise CheckpointError(f"{path}: has {len(raw)} bytes, the manifest says {expected['size']}")
@@ -281,7 +283,7 @@ def _verified(path: Path, expected: Mapping[str, Any]) -> bytes:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes; links and pipes are refused, not waited on."""
+    """The bytes of a regular file of at most `limit` bytes; links and pipes are refused without waiting."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
@@ -296,7 +298,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _parsing(path: Path) -> Iterator[None]:
+def _convert_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch.load and safetensors fail with a dozen kinds
@@ -317,7 +319,7 @@ def _differences(saved: Any, wanted: Any, path: str = "") -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
-    """A value as it is shown in an error; a vocabulary may be megabytes long."""
+    """A value for an error message, cut because a vocabulary may be megabytes long."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:190]}... ({len(text)} characters)"
 

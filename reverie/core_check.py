@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -17,7 +17,9 @@ from torch.nn.modules import module as nn_module
 import agents.config
 import memory_cores
 from memory_cores.core import MemoryCore
-from reverie.config import Experiment, did_you_mean, expected, got, number_hint
+from reverie.field_messages import describe_type, describe_value, did_you_mean, number_hint
+from reverie.path_interface import Batch
+from reverie.paths import Experiment, path_of
 
 MAX_MODULES = 5_000
 MAX_TENSORS = 20_000
@@ -26,22 +28,22 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 def check_core(section: Mapping[str, Any], config: Experiment | None) -> tuple[dict[str, Any], list[str]]:
-    """The core's options in the types it declares, and what is wrong with the `core` section.
+    """The core's options in their declared types, and the problems of the `core` section.
 
-    With `config`, the parts of the experiment that depend on the core are checked too: the unroll or
-    segment length against the core's period, and the memory a learner needs against the machine's.
+    With `config`, what depends on the core is checked too: the unroll or segment length must be a multiple of the
+    core's period, and the machine's memory must hold what the learner needs at least.
     """
     name = section["name"]
     if name not in memory_cores.names():
         hint = did_you_mean(name, memory_cores.names())
         return {}, [f"core.name: no memory core is called {name!r}; {hint}"]
     given = {key: value for key, value in section.items() if key not in ("name", "d_model")}
-    options, problems = _typed_options(name, given)
+    options, problems = _parse_options(name, given)
     d_model = section.get("d_model", agents.config.CoreConfig.d_model)
     if problems or isinstance(d_model, bool) or not isinstance(d_model, int) or not 1 <= d_model <= 2**20:
         return options, problems
     try:
-        with torch.device("meta"), _bounded_size():
+        with torch.device("meta"), _limit_size():
             core = memory_cores.build(name, d_model=d_model, **options)
             state = core.initial_state(1)
     except ValueError as error:
@@ -50,7 +52,8 @@ def check_core(section: Mapping[str, Any], config: Experiment | None) -> tuple[d
         reason = str(error).partition("\n")[0]
         return options, [f"core: cannot be built with these options: {reason}"]
     if config is not None:
-        problems = _period_problems(core, config) + _size_problems(core, state, config)
+        batch = path_of(config).batch(config)
+        problems = _period_problems(core, config, batch) + _size_problems(core, state, config, batch)
     return options, problems
 
 
@@ -59,7 +62,7 @@ def machine_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _typed_options(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _parse_options(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     known = {key: value for key, value in memory_cores.options(name).items() if key != "d_model"}
     options: dict[str, Any] = {}
     problems = []
@@ -68,19 +71,19 @@ def _typed_options(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any],
             problems.append(f"core.{key}: {name} has no such option; {did_you_mean(key, [*known, 'd_model'])}")
             continue
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
-            problems.append(f"core.{key}: expected at most {MAX_INTEGER} in size, {got(value)}")
+            problems.append(f"core.{key}: expected at most {MAX_INTEGER} in size, {describe_value(value)}")
             continue
         annotation = known[key].annotation
         try:
             options[key] = TypeAdapter(annotation, config=_STRICT).validate_json(json.dumps(value))
         except ValidationError:
             hint = number_hint(value, annotation)
-            problems.append(f"core.{key}: expected {expected(annotation)}, {got(value)}{hint}")
+            problems.append(f"core.{key}: expected {describe_type(annotation)}, {describe_value(value)}{hint}")
     return options, problems
 
 
 def _core_problems(name: str, message: str) -> list[str]:
-    """The problems a core's constructor lists in one message, each under the path of its option."""
+    """The problems in the message of a core's constructor, each with the path of its option in front."""
     known = {"d_model", *memory_cores.options(name)}
     problems = []
     for problem in re.split(r"\n|; ", message.removeprefix(f"options of core {name!r}: ")):
@@ -90,8 +93,8 @@ def _core_problems(name: str, message: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _bounded_size() -> Iterator[None]:
-    """Stop a core under construction that has more layers or parameters than could ever be trained here."""
+def _limit_size() -> Iterator[None]:
+    """Raise ValueError while a core is built once it has more layers or parameters than this machine could train."""
     limit = machine_memory()
     modules = tensors = parameter_bytes = 0
 
@@ -121,28 +124,7 @@ def _bounded_size() -> Iterator[None]:
             hook.remove()
 
 
-class Batch(NamedTuple):
-    """What one backward pass of an experiment holds, and the fields that say so."""
-
-    rows_field: str
-    rows: int
-    steps_field: str
-    steps: int
-    moments: int
-    """Copies of the parameters that the optimiser keeps."""
-
-
-def _batch(config: Experiment) -> Batch:
-    if isinstance(config, agents.config.ExperimentConfig):
-        agent = config.agent
-        moments = 2 if agent.optimizer == "adam" else 1
-        return Batch("agent.batch_size", agent.batch_size, "agent.unroll_length", agent.unroll_length, moments)
-    train = config.train
-    return Batch("train.batch_size", train.batch_size, "train.segment_length", train.segment_length, moments=2)
-
-
-def _period_problems(core: MemoryCore, config: Experiment) -> list[str]:
-    batch = _batch(config)
+def _period_problems(core: MemoryCore, config: Experiment, batch: Batch) -> list[str]:
     if batch.steps % core.period == 0:
         return []
     return [
@@ -151,9 +133,8 @@ def _period_problems(core: MemoryCore, config: Experiment) -> list[str]:
     ]
 
 
-def _size_problems(core: MemoryCore, state: Mapping[str, torch.Tensor], config: Experiment) -> list[str]:
-    """What the learner holds at least, so that a refusal is never wrong."""
-    batch = _batch(config)
+def _size_problems(core: MemoryCore, state: Mapping[str, torch.Tensor], config: Experiment, batch: Batch) -> list[str]:
+    """Compares a lower bound of the learner's memory with the machine's, so that a refusal is never wrong."""
     parameters = sum(parameter.nbytes for parameter in core.parameters())
     parts = {
         "parameters with gradients and optimiser": parameters * (2 + batch.moments),

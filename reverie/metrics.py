@@ -1,4 +1,4 @@
-"""Scalars of a run, written twice: TensorBoard events and one JSON object a line."""
+"""The scalars of a run, written both to TensorBoard and to `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from reverie.metrics_file import append_row, drop_rows_after, seconds_trained
+from reverie.metrics_file import append_row, drop_rows_after, training_seconds
 from reverie.run_folder import EVENTS, METRICS, SAMPLES
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Window:
-    """Metrics of the updates since the last row: floats are averaged, of ints the latest stands."""
+    """The metrics of the updates since the last row: floats are averaged, of ints the latest value is kept."""
 
     sums: dict[str, float] = field(default_factory=dict)
     weights: dict[str, int] = field(default_factory=dict)
@@ -37,34 +37,34 @@ class Window:
                 self.weights[tag] = self.weights.get(tag, 0) + 1
 
     def row(self) -> dict[str, float]:
-        """The row of metrics; the window is empty afterwards."""
+        """The row of metrics; empties the window."""
         means = {tag: total / self.weights[tag] for tag, total in self.sums.items()}
         row = means | {tag: float(count) for tag, count in self.counts.items()}
         self.sums, self.weights, self.counts = {}, {}, {}
         return row
 
     def state(self) -> dict[str, Any]:
-        """Plain data for a checkpoint, so that a resumed run logs the same rows."""
+        """The window as plain data for a checkpoint, so that a resumed run logs the same rows."""
         return {"sums": dict(self.sums), "weights": dict(self.weights), "counts": dict(self.counts)}
 
 
 class MetricWriter:
-    """Appends rows to `metrics.jsonl` and to an event file; a failure to write is reported, never raised."""
+    """Appends rows to `metrics.jsonl` and to an event file; a failure to write is printed, not raised."""
 
     def __init__(self, folder: Path, resume_step: int | None = None) -> None:
-        """Open the files of a run folder; with `resume_step`, rows after it are dropped first."""
+        """Open the files of a run folder; with `resume_step`, rows after that step are deleted first."""
         self._path = folder / METRICS
         self._samples = folder / SAMPLES
         self._failing: set[str] = set()
         self._events: SummaryWriter | None = None
         if resume_step is not None:
-            with self._reported("metrics.jsonl"):
+            with self._report_failure("metrics.jsonl"):
                 drop_rows_after(self._path, resume_step)
         self._started = time.monotonic()
         if resume_step is not None:
-            with self._reported("metrics.jsonl"):
-                self._started -= seconds_trained(self._path)
-        with self._reported("the event file"):
+            with self._report_failure("metrics.jsonl"):
+                self._started -= training_seconds(self._path)
+        with self._report_failure("the event file"):
             purge = None if resume_step is None else resume_step + 1
             self._events = SummaryWriter(str(folder / EVENTS), purge_step=purge)
 
@@ -72,9 +72,9 @@ class MetricWriter:
         """Append one row of scalars at `step`."""
         now = time.time()
         values = {tag: float(value) for tag, value in metrics.items()}
-        with self._reported("metrics.jsonl"):
+        with self._report_failure("metrics.jsonl"):
             append_row(self._path, step, now, time.monotonic() - self._started, values)
-        with self._reported("the event file"):
+        with self._report_failure("the event file"):
             if self._events is not None:
                 for tag, value in values.items():
                     self._events.add_scalar(tag, value, step, walltime=now)
@@ -82,9 +82,9 @@ class MetricWriter:
 
     def write_heard(self, step: int, heard: Heard) -> None:
         """Write the clips of a step, as files and as TensorBoard audio, with a picture of them."""
-        with self._reported("the samples"):
+        with self._report_failure("the samples"):
             heard.save(self._samples / f"step-{step:012d}")
-        with self._reported("the event file"):
+        with self._report_failure("the event file"):
             if self._events is not None:
                 for clip in heard.clips:
                     sound = torch.from_numpy(clip.samples).clamp(-1, 1)[None]
@@ -93,12 +93,12 @@ class MetricWriter:
                 self._events.flush()
 
     def close(self) -> None:
-        with self._reported("the event file"):
+        with self._report_failure("the event file"):
             if self._events is not None:
                 self._events.close()
 
     @contextlib.contextmanager
-    def _reported(self, what: str) -> Iterator[None]:
+    def _report_failure(self, what: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # a full disk raises through TensorBoard's thread in several forms

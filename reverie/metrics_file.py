@@ -1,6 +1,6 @@
 """`metrics.jsonl`: one JSON object a line, with the step, the time and the scalars of one row.
 
-`time` is of day; `seconds` is how long the run has trained, over all its processes, without the time between them.
+`time` is the Unix time; `seconds` counts the training of the run so far, without the pauses between its processes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 
 def append_row(path: Path, step: int, now: float, seconds: float, values: Mapping[str, float]) -> None:
-    """Append one row; if it cannot be written whole, it is taken back and OSError raised."""
-    # JSON has no NaN or infinity; null marks a value that was there and was not finite.
+    """Append one row; if it cannot be written completely, remove its part and raise OSError."""
+    # JSON has no NaN or infinity; null marks a value that is not finite.
     finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
     line = json.dumps({"step": step, "time": now, "seconds": seconds, **finite}, allow_nan=False) + "\n"
     end = path.stat().st_size if path.exists() else 0
@@ -29,7 +29,7 @@ def append_row(path: Path, step: int, now: float, seconds: float, values: Mappin
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; lines that are not whole rows (a write cut short) are passed over."""
+    """The rows of a file; incomplete lines, left by an interrupted write, are skipped."""
     with path.open("rb") as file:
         return [row for row in map(_parse, file) if row is not None]
 
@@ -49,8 +49,8 @@ def drop_rows_after(path: Path, step: int) -> None:
     os.replace(temporary, path)
 
 
-def seconds_trained(path: Path) -> float:
-    """What the last row says, 0 without one."""
+def training_seconds(path: Path) -> float:
+    """The seconds of training up to the last row; 0 without one."""
     rows = read_rows(path) if path.exists() else []
     seconds = rows[-1].get("seconds", 0.0) if rows else 0.0
     return float(seconds) if isinstance(seconds, int | float) else 0.0

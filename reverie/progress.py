@@ -1,4 +1,4 @@
-"""One line that says how far a run is."""
+"""The progress line of a run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 PLAIN_INTERVAL = 10.0
-"""Seconds between two lines where the output is not a terminal."""
+"""Seconds between two lines if the output is not a terminal."""
 
 
 class ProgressLine:
-    """Steps, rate, time left and a metric or two: a live line on a terminal, elsewhere a line now and then."""
+    """Steps, rate, time left and a metric or two: a live line on a terminal, otherwise a line every few seconds."""
 
     def __init__(self, total_steps: int, start_step: int, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -30,7 +30,7 @@ class ProgressLine:
             self._live.start()
 
     def rate(self, step: int) -> float:
-        """Steps a second since this process began to train."""
+        """Steps a second since this process started training."""
         return (step - self._first) / max(time.monotonic() - self._started, 1e-9)
 
     def update(self, step: int, headline: Mapping[str, float], last: bool = False) -> None:

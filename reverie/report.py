@@ -20,18 +20,15 @@ from numpy.typing import NDArray
 from reverie import yaml_loader
 from reverie.errors import UserError
 from reverie.metrics_file import read_rows
+from reverie.path_interface import Curve
+from reverie.paths import PATHS
 from reverie.run_folder import CONFIG, METRICS, flatten
+from reverie.tables import align
 
-CURVES = {
-    "episode/return": "mean episode return",
-    "episode/success": "success rate",
-    "loss/next_token": "training loss (nats per token)",
-    "validation/nats_per_token": "validation loss (nats per token)",
-    "validation/bits_per_sample": "validation loss (bits per sample)",
-}
-"""The metrics drawn, where a run has them, with their axis labels."""
+CURVES: dict[str, Curve] = {tag: curve for path in PATHS for tag, curve in path.curves.items()}
+"""The metrics to draw, where a run has them."""
 FLOORS = {"floor/unigram_bits_per_sample": "unigram", "floor/bigram_bits_per_sample": "bigram"}
-"""What tables need on the same data, drawn as lines beside `validation/bits_per_sample`."""
+"""The baselines on the same data, drawn as lines beside `validation/bits_per_sample`."""
 NUM_BINS = 100
 FINAL_FRACTION = 0.1
 """The part of a run, at its end, over which a final value is averaged."""
@@ -44,7 +41,7 @@ Array = NDArray[np.float64]
 
 
 class ReportError(UserError):
-    """Runs that cannot be drawn; the message names the run and says why."""
+    """Runs that cannot be drawn; the message names the run and gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,12 @@ class Run:
     config: dict[str, Any]
     curves: dict[str, tuple[Array, Array]]
     seconds: dict[str, Array]
-    """For each tag the seconds of training at each of its steps; of a run that has no clock, nothing."""
+    """For each tag the seconds of training at each of its steps; empty for a run whose rows have no `seconds`."""
     floors: dict[str, float]
 
     @property
     def task(self) -> str:
-        """The environment, or what a generated corpus asks and how long it is; nothing where it is of files."""
+        """The environment, or the name and length of a synthetic task; empty for a corpus of files."""
         if "data.task" in self.config:
             return f"{self.config['data.task']} of {self.config.get('data.length')}"
         return str(self.config.get("env.id", ""))
@@ -85,21 +82,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one experiment, seeds apart."""
+    """Runs of one experiment that differ in their seed only."""
 
     label: str
     runs: list[Run]
 
     @property
     def task(self) -> str:
-        """That of its runs."""
+        """The task of its runs."""
         return self.runs[0].task
 
 
 def read_runs(folders: Sequence[Path]) -> list[Group]:
-    """The runs grouped by configuration without seed and name, labelled by core and what else differs on its task.
+    """The runs grouped by configuration, whatever their seed, name and root.
 
-    Groups of one task follow each other.
+    A group is labelled by its core and by the settings that differ within its task. Groups of one task are adjacent.
     """
     by_config: dict[str, list[Run]] = {}
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
@@ -121,11 +118,10 @@ def by_task(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def draw(groups: Sequence[Group], output: Path) -> None:
-    """Write the PNG with a row of panels a task, one a metric, and one line a group: the mean over its seeds, and their
-    range.
+    """Write a PNG with a row of panels for each task, a panel for each metric, and a line for each group.
 
-    What is measured on held-out data has two panels, against steps and against seconds of training.
-    Raises ReportError if the file cannot be written.
+    A line is the mean over the seeds of its group, a band their range. Metrics on held-out data have two panels,
+    against steps and against seconds of training. Raises ReportError if the file cannot be written.
     """
     try:
         figure_of(groups).savefig(output, format="png")
@@ -147,13 +143,13 @@ def figure_of(groups: Sequence[Group]) -> Figure:
 
 
 def _kinds(groups: Sequence[Group]) -> list[tuple[str, bool]]:
-    """The panels that groups need: each a tag, and whether it is drawn against seconds."""
+    """The panels for groups: each a tag, and whether it is drawn against seconds."""
     runs = [run for group in groups for run in group.runs]
     return [
         (tag, by_time)
-        for tag in CURVES
+        for tag, curve in CURVES.items()
         for by_time in (False, True)
-        if any(run.curve(tag, by_time) for run in runs) and (tag.startswith("validation/") or not by_time)
+        if any(run.curve(tag, by_time) for run in runs) and (curve.is_held_out or not by_time)
     ]
 
 
@@ -192,10 +188,7 @@ def table(groups: Sequence[Group]) -> str:
         span = f"{min(steps):,.0f}" if min(steps) == max(steps) else f"{min(steps):,.0f} to {max(steps):,.0f}"
         task = [group.task] if several else []
         rows.append([*task, group.label, str(len(group.runs)), span, *(_final(group, tag) for tag in tags)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(align(rows))
 
 
 def bins(steps: Array, values: Array, edges: Array) -> Array:
@@ -250,7 +243,7 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _differs(key: str, config: dict[str, Any], configs: Sequence[dict[str, Any]]) -> bool:
-    """Whether a label needs a setting: the task's where any run has another, the rest where one of that core has."""
+    """Whether a label shows a setting: the task's if any run has another, the rest if a run of that core has."""
     if not key.startswith(("env.", "data.")):
         configs = [other for other in configs if other.get("core.name") == config.get("core.name")]
     return any(other.get(key) != config[key] for other in configs)
@@ -286,12 +279,12 @@ def _draw_floors(panel: Axes, runs: Sequence[Run]) -> None:
 
 
 def _dress(panel: Axes, tag: str, by_time: bool) -> None:
-    steps = "environment steps" if tag.startswith("episode/") else "samples" if tag.endswith("_sample") else "tokens"
-    panel.set_xlabel("seconds of training" if by_time else steps)
-    panel.set_ylabel(CURVES[tag])
+    curve = CURVES[tag]
+    panel.set_xlabel("seconds of training" if by_time else curve.steps)
+    panel.set_ylabel(curve.label)
     panel.set_xlim(left=0)
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if tag == "episode/success":
+    if curve.is_share:
         panel.set_ylim(-0.02, 1.02)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
     panel.grid(color="0.9", linewidth=0.8)

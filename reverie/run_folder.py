@@ -1,4 +1,4 @@
-"""The folder of one run: made inside its root, locked by one process, never overwritten unasked."""
+"""The folder of one run: inside its root, locked by one process, and overwritten only on request."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 
 from reverie import checkpoint, yaml_loader
 from reverie.checkpoint import Checkpoint
-from reverie.config import RUN_NAME, Experiment, dump
 from reverie.errors import UserError
+from reverie.experiment import RUN_NAME, dump
+from reverie.paths import Experiment
 
 CONFIG, METRICS, EVENTS, CHECKPOINTS, SAMPLES, LOCK = (
     "config.yaml",
@@ -39,15 +40,15 @@ def open_run(config: Experiment, *, resume: bool = False, overwrite: bool = Fals
     """The locked folder `run.root/run.name` with the resolved config.yaml in it.
 
     Raises RunFolderError if another process runs in it, if it holds a run and neither `resume` nor
-    `overwrite` is asked for, if there is nothing to resume, or if it leads out of its root.
+    `overwrite` is true, if there is nothing to resume, or if it is outside its root.
     """
     folder = _place(Path(config.run.root), config.run.name)
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(folder))
+            stack.enter_context(_lock(folder))
             found = [name for name in _CONTENTS if os.path.lexists(folder / name)]
-            # A configuration alone is what a run leaves that failed before it began.
+            # A run that failed before its first update leaves its configuration alone.
             if found not in ([], [CONFIG]) and not (resume or overwrite):
                 raise RunFolderError(f"{folder}: already holds a run; --resume continues it, --overwrite replaces it")
             if resume and not found:
@@ -64,9 +65,9 @@ def open_run(config: Experiment, *, resume: bool = False, overwrite: bool = Fals
 
 
 def newest_checkpoint(run: Path) -> Checkpoint:
-    """The newest checkpoint of a run that verifies; newer ones that do not are logged.
+    """The newest intact checkpoint of a run; newer ones that are damaged are logged.
 
-    Raises RunFolderError if the run has no checkpoint, CheckpointError if it has some and none verifies.
+    Raises RunFolderError if the run has no checkpoint, CheckpointError if all of them are damaged.
     """
     found, skipped = checkpoint.newest(run / CHECKPOINTS)
     for entry in skipped:
@@ -92,7 +93,7 @@ def _refuse_links(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the kernel releases it when the process ends, however it ends."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:

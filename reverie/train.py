@@ -1,4 +1,4 @@
-"""The training loop: update, log, checkpoint, and stop cleanly when asked to."""
+"""The training loop: update, log, save checkpoints, and stop cleanly on a signal."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 
-import agents.config
-import lm.config
 from reverie import checkpoint
 from reverie.checkpoint import CheckpointError
-from reverie.config import Experiment
 from reverie.metrics import MetricWriter, Window
+from reverie.paths import Experiment
 from reverie.progress import ProgressLine
 from reverie.run_folder import CHECKPOINTS
 from reverie.trainer import Listening, Trainer
@@ -45,7 +43,7 @@ def run(
     With `changed_data`, the checkpoint to resume from may have been trained on other data.
 
     Returns the exit code: 0, 1 if the last checkpoint could not be saved, or 128 plus the number of the
-    signal that asked to stop. Raises CheckpointError if `resume` finds checkpoints and none can be used.
+    signal that stopped the run. Raises CheckpointError if `resume` finds checkpoints and none can be used.
     """
     with _stop_signals() as signals:
         saver = _Saver(folder / CHECKPOINTS, trainer, Window(), config.train.keep_checkpoints)
@@ -55,7 +53,7 @@ def run(
         writer = MetricWriter(folder, resume_step=trainer.step_count if resume else None)
         progress = ProgressLine(trainer.total_steps, trainer.step_count)
         try:
-            _loop(config.train, trainer, saver, writer, progress, signals, listening)
+            _loop(config, trainer, saver, writer, progress, signals, listening)
             saved = saver.is_current or saver.save()
         finally:
             progress.close()
@@ -66,7 +64,7 @@ def run(
 
 
 def _loop(
-    config: agents.config.TrainConfig | lm.config.TrainConfig,
+    config: Experiment,
     trainer: Trainer,
     saver: _Saver,
     writer: MetricWriter,
@@ -74,8 +72,8 @@ def _loop(
     signals: list[int],
     listening: Listening | None,
 ) -> None:
-    next_log = _next_multiple(trainer.update_count, config.log_interval)
-    next_save = _next_multiple(trainer.update_count, config.checkpoint_interval)
+    next_log = _next_multiple(trainer.update_count, config.train.log_interval)
+    next_save = _next_multiple(trainer.update_count, config.train.checkpoint_interval)
     headline: dict[str, float] = {}
     while trainer.step_count < trainer.total_steps and not signals:
         metrics = trainer.update()
@@ -88,10 +86,10 @@ def _loop(
         if trainer.update_count >= next_log:
             row = saver.window.row()
             writer.write(trainer.step_count, {**row, RATE: progress.rate(trainer.step_count)})
-            next_log = _next_multiple(trainer.update_count, config.log_interval)
+            next_log = _next_multiple(trainer.update_count, config.train.log_interval)
         if trainer.update_count >= next_save:
             saved = saver.save()
-            next_save = _next_multiple(trainer.update_count, config.checkpoint_interval) if saved else next_log
+            next_save = _next_multiple(trainer.update_count, config.train.checkpoint_interval) if saved else next_log
         progress.update(trainer.step_count, headline)
     progress.update(trainer.step_count, headline, last=True)
 
@@ -102,7 +100,7 @@ def _next_multiple(count: int, interval: int) -> int:
 
 @dataclass
 class _Saver:
-    """Saves and restores a trainer together with the metrics not yet logged."""
+    """Saves and restores a trainer, with the metrics that are not logged yet."""
 
     root: Path
     trainer: Trainer
@@ -128,7 +126,7 @@ class _Saver:
         return True
 
     def restore(self, changed_data: bool) -> None:
-        """Load the newest checkpoint that verifies and say which; where there is none yet, say that."""
+        """Load the newest intact checkpoint and print its path; log where there is none yet."""
         trainer = self.trainer
         fingerprint = trainer.fingerprint()
         if changed_data:
@@ -159,7 +157,7 @@ class _Saver:
         print(f"resumed from {found.path} at step {trainer.step_count:,}", file=sys.stderr, flush=True)
 
     def _with_data_of_newest(self, fingerprint: dict[str, Any]) -> dict[str, Any]:
-        """A fingerprint that the newest checkpoint fits whatever data it was trained on; a difference is reported."""
+        """The fingerprint with the data of the newest checkpoint in place of its own; a difference is logged."""
         found, _ = checkpoint.newest(self.root)
         if found is None or found.fingerprint.get("data") == fingerprint.get("data"):
             return fingerprint
@@ -170,7 +168,7 @@ class _Saver:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them; the second ends the process at once."""
+    """A list that collects SIGINT and SIGTERM instead of ending the process; the second signal ends it at once."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

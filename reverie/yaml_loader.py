@@ -1,7 +1,8 @@
 """YAML for configuration files: plain data only, YAML 1.2 scalars, bounded in size and depth.
 
 PyYAML's own loader reads `1e-4` as a string, `on` as true and `010` as 8, keeps the last of two equal keys,
-and follows aliases without a bound. Here its event stream is read directly, so nothing is built unjudged.
+and expands aliases without a bound. Here its event stream is read directly, and each value is checked before it is
+built.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ _CONSTANTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML text says."""
+    """The content of a YAML text."""
 
     value: Any
     lines: dict[KeyPath, int] = field(default_factory=dict)
     """The line of each key, counted from 1."""
     problems: list[str] = field(default_factory=list)
-    """Faults after which reading went on: repeated keys, ambiguous numbers."""
+    """Mistakes that do not stop the reading: repeated keys, ambiguous numbers."""
 
 
 class YamlError(ValueError):
-    """The text cannot be read at all; the message says where and why."""
+    """A text that cannot be read; the message gives the place and the reason."""
 
 
 def scalar(text: str) -> Any:
@@ -98,7 +99,7 @@ def parse(text: str) -> Document:
 
 
 class _Reader:
-    """Builds plain data from PyYAML's events, refusing what a configuration has no use for."""
+    """Builds plain data from PyYAML's events; refuses aliases, tags and whatever else a configuration does not need."""
 
     def __init__(self, text: str) -> None:
         self.events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)

@@ -3,8 +3,8 @@
 import pytest
 
 import memory_cores
-from reverie.config import ConfigError, dump, load_experiment
 from reverie.core_check import check_core
+from reverie.experiment import ConfigError, dump, load_experiment
 
 EXPERIMENT = """\
 env: {{id: "envs:TMaze-v0"}}

@@ -12,13 +12,13 @@ from agents.actor import Acting
 from agents.config import ExperimentConfig
 from agents.policy import make_policy
 from envs.make import EXTRAS
-from reverie import cli
-from reverie.config import load_experiment
+from reverie.experiment import load_experiment
+from reverie.shipped_configs import find_config, shipped_configs
 
 
-@pytest.mark.parametrize("name", [name for name in cli.shipped_configs() if name.startswith("rl/")])
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if name.startswith("rl/")])
 def test_a_shipped_configuration_acts(name: str) -> None:
-    config = load_experiment(cli.find_config(name))
+    config = load_experiment(find_config(name))
     assert isinstance(config, ExperimentConfig)
     assert config.run.name == Path(name).stem
     for prefix, (extra, module) in EXTRAS.items():

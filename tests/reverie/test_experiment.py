@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents.config import ExperimentConfig
-from reverie.config import ConfigError, dump, load_experiment
 from reverie.core_check import machine_memory
+from reverie.experiment import ConfigError, dump, load_experiment
 
 pytestmark = pytest.mark.usefixtures("stub_cores")
 
@@ -220,7 +220,7 @@ def test_a_yaml_mistake_is_found_without_importing_torch(config_file):
     config_file.write_text("a: [1\n")
     program = (
         "import sys\n"
-        "from reverie.config import load_experiment, ConfigError\n"
+        "from reverie.experiment import load_experiment, ConfigError\n"
         "try: load_experiment(sys.argv[1])\n"
         "except ConfigError: print('torch' in sys.modules)\n"
     )

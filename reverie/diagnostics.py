@@ -1,4 +1,4 @@
-"""Looking inside a trained core: where it attends and how long it ponders, in one picture."""
+"""A picture of a trained core at work: where it attends and how long it ponders."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-import agents.config
-import audio.config
 from memory_cores import MemoryCore
 from memory_cores.attention.base import MemoryTransformer
 from memory_cores.attention.buckets import BUCKETS, PARTS, AttentionBuckets, attention_buckets
@@ -24,31 +22,30 @@ from memory_cores.infinity.density import LongTermDensities, long_term_densities
 from memory_cores.lstm.core import LSTM
 from memory_cores.universal.core import Universal
 from reverie.checkpoint import Checkpoint
-from reverie.config import Experiment
+from reverie.paths import Experiment, path_of
 from reverie.report import ReportError
-from reverie.run_folder import EVENTS, newest_checkpoint
+from reverie.run_folder import EVENTS
 
 ROWS = 16
-"""Streams that are watched side by side."""
+"""Streams in the batch of inputs."""
 TURNS = 8
-"""Turns of the memory schedule that are watched once the memory is full."""
+"""Periods of the core to draw once its memory is full."""
 PONDER_ROWS, PONDER_STEPS = 8, 96
 GRID = 200
-"""Places of a long-term memory that are drawn."""
+"""Positions at which the density over a long-term memory is drawn."""
 TAG = "inside/core"
 _COLOURS = dict(zip(PARTS, ("#D55E00", "#0072B2", "#009E73"), strict=True))
 
 Panel = Callable[[Axes], None]
 
 
-def draw_inside(run: Path, config: Experiment, output: Path) -> None:
-    """Draw the core of a run's newest checkpoint into a PNG, and the same picture into the run's TensorBoard.
+def draw_core(run: Path, config: Experiment, checkpoint: Checkpoint, output: Path) -> None:
+    """Draw the core of a run's checkpoint into a PNG, and the same picture into the run's TensorBoard.
 
     Raises ReportError for a core with nothing to draw or a file that cannot be written.
     """
-    found = newest_checkpoint(run)
     torch.manual_seed(0)
-    core, x, reset = _sample(config, found)
+    core, x, reset = path_of(config).core_inputs(config, checkpoint, ROWS, _steps)
     panels = _panels(core.eval(), x, reset)
     if not panels:
         raise ReportError(f"{run}: the core {config.core.name!r} neither attends to a memory nor ponders")
@@ -56,38 +53,18 @@ def draw_inside(run: Path, config: Experiment, output: Path) -> None:
     canvas = FigureCanvasAgg(figure)
     for column, panel in enumerate(panels, start=1):
         panel(figure.add_subplot(1, len(panels), column))
-    figure.suptitle(f"{config.core.name} of {run.name}, step {found.step:,}", fontsize=11)
+    figure.suptitle(f"{config.core.name} of {run.name}, step {checkpoint.step:,}", fontsize=11)
     try:
         figure.savefig(output, format="png")
         with SummaryWriter(str(run / EVENTS)) as events:
             picture = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
-            events.add_image(TAG, picture, found.step, dataformats="HWC")
+            events.add_image(TAG, picture, checkpoint.step, dataformats="HWC")
     except OSError as error:
         raise ReportError(f"{error.filename or output}: cannot be written: {error.strerror or error}") from error
 
 
-def _sample(config: Experiment, found: Checkpoint) -> tuple[MemoryCore, Tensor, Tensor]:
-    """The core of a checkpoint, and the inputs x (B, T, D) and reset (B, T) that it gets where it is evaluated."""
-    if isinstance(config, agents.config.ExperimentConfig):
-        from agents.core_inputs import core_inputs
-
-        return core_inputs(config, found.weights, ROWS, _steps)
-    from lm.core_inputs import core_inputs as read
-
-    if isinstance(config, audio.config.ExperimentConfig):
-        from reverie.audio_model import model_and_validation as of_audio
-
-        model, split = of_audio(config, found)
-    else:
-        from reverie.language_model import model_and_validation as of_text
-
-        model, split = of_text(config, found)
-    x, reset = read(model, split, ROWS, _steps(model.core))
-    return model.core, x, reset
-
-
 def _steps(core: MemoryCore) -> int:
-    """Steps that fill the memory and some turns more, and enough for a ponder map."""
+    """Steps that fill the memory and go on for some periods, and at least as many as a ponder map shows."""
     turns = TURNS
     if isinstance(core, MemoryTransformer):
         turns += math.ceil(core.schedule.span / core.period)
@@ -95,7 +72,7 @@ def _steps(core: MemoryCore) -> int:
 
 
 def _panels(core: MemoryCore, x: Tensor, reset: Tensor) -> list[Panel]:
-    """What there is to draw of a core."""
+    """The panels that a core of this kind has; an empty list where there is nothing to draw."""
     if isinstance(core, Universal | LSTM):
         return [_ponder_panel(core, x, reset)] if core.adaptive else []
     if not isinstance(core, MemoryTransformer):
@@ -110,7 +87,7 @@ def _panels(core: MemoryCore, x: Tensor, reset: Tensor) -> list[Panel]:
 
 
 def _bucket_panel(attention: AttentionBuckets, has_slots: bool) -> Panel:
-    """Means over turns and layers, with one sigma over turns of the mean over layers."""
+    """Attention by part of the memory: the mean over periods and layers; bars are one sigma over periods."""
     by_turn = attention.shares.mean(dim=1)
     mean, sigma = by_turn.mean(dim=0).tolist(), by_turn.std(dim=0, correction=0).tolist()
 
@@ -133,7 +110,7 @@ def _bucket_panel(attention: AttentionBuckets, has_slots: bool) -> Panel:
 
 
 def _loss_panel(losses: list[float]) -> Panel:
-    """The compression loss of each layer, the lowest first."""
+    """The compression loss of each layer, from the lowest to the highest."""
 
     def draw(axes: Axes) -> None:
         axes.bar([str(layer) for layer in range(1, len(losses) + 1)], losses, color=_COLOURS["compressed"])
@@ -146,12 +123,12 @@ def _loss_panel(losses: list[float]) -> Panel:
 
 def _density_panel(core: Infinity, x: Tensor, reset: Tensor) -> Panel:
     """The density of the first row's attention over its long-term memory, mean over heads and layers, against time."""
-    seen: LongTermDensities = long_term_densities(core, x, core.initial_state(len(x)), reset)
+    densities: LongTermDensities = long_term_densities(core, x, core.initial_state(len(x)), reset)
     places = torch.linspace(0, 1, GRID)
-    mean, deviation = (t[0].flatten(0, 1).float() for t in (seen.mean, seen.deviation))  # (L H, T)
+    mean, deviation = (t[0].flatten(0, 1).float() for t in (densities.mean, densities.deviation))  # (L H, T)
     offset = (places[:, None, None] - mean) / deviation
     density = ((-0.5 * offset.square()).exp() / deviation / math.sqrt(2 * math.pi)).mean(dim=1)  # (GRID, T)
-    density = density.masked_fill(~seen.holds[0], math.nan)
+    density = density.masked_fill(~densities.holds[0], math.nan)
 
     def draw(axes: Axes) -> None:
         picture = axes.imshow(
@@ -159,8 +136,8 @@ def _density_panel(core: Infinity, x: Tensor, reset: Tensor) -> Panel:
         )
         assert axes.figure is not None
         axes.figure.colorbar(picture, ax=axes, label="density")
-        if seen.points is not None:
-            for turn, points in zip(seen.turns, seen.points[0, 0].unbind(), strict=True):
+        if densities.points is not None:
+            for turn, points in zip(densities.turns, densities.points[0, 0].unbind(), strict=True):
                 axes.plot([turn] * len(points), points.numpy(), "|", color="white", markersize=2, alpha=0.3)
             axes.set_title("white: where sticky memories were sampled, layer 1", fontsize=9)
         axes.set_xlabel("step of one stream")
@@ -171,13 +148,13 @@ def _density_panel(core: Infinity, x: Tensor, reset: Tensor) -> Panel:
 
 @torch.no_grad()
 def _ponder_panel(core: Universal | LSTM, x: Tensor, reset: Tensor) -> Panel:
-    """The steps that each input took, for some rows."""
+    """The ponder steps of each input, for the first rows."""
     rows = min(PONDER_ROWS, len(x))
     taken = torch.zeros(rows, PONDER_STEPS)
     for row in range(rows):
         state = core.initial_state(1)
         for t in range(PONDER_STEPS):
-            # A call of one input tells that input's steps as its mean.
+            # The metric is a mean over a call, so each call has one input.
             output = core(x[row : row + 1, t : t + 1], state, reset[row : row + 1, t : t + 1])
             state, taken[row, t] = output.state, output.metrics["ponder_steps"]
 

@@ -1,13 +1,8 @@
-"""From a YAML file and `key=value` overrides to a checked experiment, all mistakes reported at once.
-
-The sections at the top choose the schema: `env` is reinforcement learning, `data` is language modelling: on a
-synthetic task if it has a `task`, else on text or on audio, whichever has more of the fields that are in it.
-"""
+"""From a YAML file and `key=value` overrides to a checked experiment, with all mistakes reported at once."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 import types
@@ -16,25 +11,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import annotated_types
 from pydantic import TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
 
 import agents.config
 import audio.config
 import lm.config
 from reverie import yaml_loader
 from reverie.errors import UserError
+from reverie.field_messages import describe_type, describe_value, did_you_mean, number_hint
+from reverie.paths import Experiment
 from reverie.yaml_loader import KeyPath, YamlError
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _CORE_FIELDS = ("name", "d_model")
 
-Experiment = agents.config.ExperimentConfig | lm.config.ExperimentConfig | audio.config.ExperimentConfig
-
 
 class ConfigError(UserError, ValueError):
-    """A configuration that cannot be run; `problems` holds one sentence for each mistake."""
+    """A configuration that cannot be run; `problems` holds one sentence a mistake."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = list(problems)
@@ -54,7 +47,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     core = data.get("core")
     if isinstance(core, dict) and isinstance(core.get("name"), str):
         options, wrong = check_core(core, config)
-        problems += [_with_line(problem, lines) for problem in wrong]
+        problems += [_add_line(problem, lines) for problem in wrong]
         if config is not None:
             typed: Any = dataclasses.replace(config.core, options=options)
             config = dataclasses.replace(config, core=typed)
@@ -66,9 +59,9 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
 def read_experiment(
     path: Path | str, overrides: Sequence[str] = ()
 ) -> tuple[dict[str, Any], list[str], dict[KeyPath, int]]:
-    """The plain data of a YAML file with overrides applied, the problems met, and the line of each key.
+    """The plain data of a YAML file with overrides applied, the problems found, and the line of each key.
 
-    Raises ConfigError where there is no mapping to go on with.
+    Raises ConfigError if the file cannot be read or holds no mapping.
     """
     try:
         document = yaml_loader.read(Path(path))
@@ -90,7 +83,11 @@ def dump(config: Experiment) -> str:
 
 
 def schema_of(data: Mapping[str, Any]) -> type[Experiment]:
-    """The schema that the sections at the top, and the fields of `data`, choose."""
+    """The schema of a configuration, chosen by its sections and by the fields of `data`.
+
+    `env` stands for reinforcement learning; `data` for language modelling: on a synthetic task if it has the field
+    `task`, otherwise on text or audio, whichever knows more of the fields.
+    """
     if "data" not in data or "env" in data:
         return agents.config.ExperimentConfig
     given = set(data["data"]) if isinstance(data["data"], dict) else set()
@@ -101,7 +98,7 @@ def schema_of(data: Mapping[str, Any]) -> type[Experiment]:
 
 
 def validate(data: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[Experiment | None, list[str]]:
-    """The configuration, or None, and a sentence for each wrong field and each broken rule across fields."""
+    """The configuration, None if a field is wrong, and a sentence for each wrong field and each broken rule."""
     schema = schema_of(data)
     try:
         config: Experiment = TypeAdapter(schema).validate_json(json.dumps(data))
@@ -115,83 +112,9 @@ def validate(data: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[Exp
         run = data.get("run")
         name = run.get("name") if isinstance(run, dict) else None
         found = [*problems.values(), *(_name_problems(name) if isinstance(name, str) else [])]
-        return None, [_with_line(problem, lines) for problem in found]
+        return None, [_add_line(problem, lines) for problem in found]
     found = [*config.problems(), *_name_problems(config.run.name), *_root_problems(config.run.root)]
-    return config, [_with_line(problem, lines) for problem in found]
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest of the known words, or all of them if none is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"known: {', '.join(known)}" if known else "none are known"
-
-
-def got(value: object) -> str:
-    """A value as it is shown in an error, with its type."""
-    text = repr(value)
-    return f"got {text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
-
-
-def number_hint(value: object, annotation: Any) -> str:
-    """How to write a number that was written as something else, or nothing."""
-    kinds = _scalar_kinds(annotation)
-    if isinstance(value, str) and kinds & {int, float}:
-        try:
-            float(value)
-        except ValueError:
-            return ""
-        return "; write the number without quotes or underscores"
-    if isinstance(value, float) and int in kinds and value.is_integer() and abs(value) < 1e18:
-        return f"; write {int(value)}"
-    return ""
-
-
-def expected(annotation: Any) -> str:
-    """A plain sentence part for what a field may hold: `an integer >= 1`, `one of 'adam', 'rmsprop'`."""
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        base, *metadata = typing.get_args(annotation)
-        return expected(base) + _bounds(metadata)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(expected(member) for member in typing.get_args(annotation))
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
-    if dataclasses.is_dataclass(annotation):
-        return "a mapping with " + ", ".join(item.name for item in dataclasses.fields(annotation))
-    if origin in (list, tuple) and typing.get_args(annotation):
-        return f"a list, each {expected(typing.get_args(annotation)[0])}"
-    plain = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}
-    containers = {dict: "a mapping", list: "a list", tuple: "a list", None: "null", type(None): "null"}
-    return plain.get(annotation) or containers.get(origin or annotation) or str(annotation)
-
-
-def _bounds(metadata: Iterable[Any]) -> str:
-    limits: list[str] = []
-    flat = [item for entry in metadata for item in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
-    for limit in flat:
-        match limit:
-            case annotated_types.Ge(ge=bound):
-                limits.append(f">= {bound}")
-            case annotated_types.Gt(gt=bound):
-                limits.append(f"> {bound}")
-            case annotated_types.Le(le=bound):
-                limits.append(f"<= {bound}")
-            case annotated_types.Lt(lt=bound):
-                limits.append(f"< {bound}")
-            case annotated_types.MinLen(min_length=length):
-                limits.append(f"of at least {length} characters")
-            case annotated_types.MaxLen(max_length=length):
-                limits.append(f"of at most {length} characters")
-    return " " + " and ".join(limits) if limits else ""
-
-
-def _scalar_kinds(annotation: Any) -> set[Any]:
-    if annotation in (int, float, str, bool):
-        return {annotation}
-    return set().union(*(_scalar_kinds(member) for member in typing.get_args(annotation)), set())
+    return config, [_add_line(problem, lines) for problem in found]
 
 
 def _apply_override(data: dict[str, Any], lines: dict[KeyPath, int], override: str) -> list[str]:
@@ -218,7 +141,7 @@ def _apply_override(data: dict[str, Any], lines: dict[KeyPath, int], override: s
 
 
 def _nest_core_options(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The core's own options stand beside its name in YAML and in a mapping of their own in CoreConfig."""
+    """Move the core's own options from beside its name, as in YAML, to the mapping `options` of CoreConfig."""
     core = data.get("core")
     if not isinstance(core, dict):
         return dict(data)
@@ -276,12 +199,12 @@ def _describe(schema: type[Experiment], path: KeyPath, data: Mapping[str, Any]) 
             return f"{dotted}: unknown key; {did_you_mean(key, fields)}"
         annotation = fields.get(key)
         if not isinstance(value, dict) or key not in value:
-            return f"{dotted}: missing; expected {expected(annotation)}"
+            return f"{dotted}: missing; expected {describe_type(annotation)}"
         value = value[key]
-    return f"{dotted}: expected {expected(annotation)}, {got(value)}{number_hint(value, annotation)}"
+    return f"{dotted}: expected {describe_type(annotation)}, {describe_value(value)}{number_hint(value, annotation)}"
 
 
-def _with_line(problem: str, lines: Mapping[KeyPath, int]) -> str:
+def _add_line(problem: str, lines: Mapping[KeyPath, int]) -> str:
     dotted, colon, rest = problem.partition(":")
     line = lines.get(tuple(dotted.split(".")))
     return f"{dotted} (line {line}):{rest}" if colon and line else problem
@@ -290,10 +213,12 @@ def _with_line(problem: str, lines: Mapping[KeyPath, int]) -> str:
 def _name_problems(name: str) -> list[str]:
     if RUN_NAME.fullmatch(name):
         return []
-    return [f"run.name: expected 1 to 100 of the characters A-Z a-z 0-9 . _ - and no dot in front, {got(name)}"]
+    return [
+        f"run.name: expected 1 to 100 of the characters A-Z a-z 0-9 . _ - and no dot in front, {describe_value(name)}"
+    ]
 
 
 def _root_problems(root: str) -> list[str]:
     if root and root.isprintable() and len(root) <= 4096:
         return []
-    return [f"run.root: expected the path of a folder, {got(root)}"]
+    return [f"run.root: expected the path of a folder, {describe_value(root)}"]

@@ -15,11 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import memory_cores
 from audio import waveform
 from audio.config import ExperimentConfig
-from reverie import cli
 from reverie.cli import main
-from reverie.config import ConfigError, dump, load_experiment
+from reverie.experiment import ConfigError, dump, load_experiment
 from reverie.metrics_file import read_rows
 from reverie.run_folder import newest_checkpoint
+from reverie.shipped_configs import find_config, shipped_configs
 from tests.audio.synthetic import RATE, noise, sine
 from tests.equality import same
 
@@ -253,18 +253,18 @@ def test_any_value_in_any_field_is_accepted_or_explained(config: str, text: str)
                     load_experiment(config, [f"{section}.{field}={text}"])
 
 
-@pytest.mark.parametrize("name", [name for name in cli.shipped_configs() if name.startswith("audio/")])
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if name.startswith("audio/")])
 def test_shipped_configurations_load(name: str) -> None:
-    config = load_experiment(cli.find_config(name))
+    config = load_experiment(find_config(name))
     assert isinstance(config, ExperimentConfig)
     assert config.run.name == Path(name).stem
     assert config.data.path.startswith(("data/", "/usr/share/"))
     assert config.data.origin
 
 
-@pytest.mark.parametrize("name", [name for name in cli.shipped_configs() if name.startswith("audio/speech_en24")])
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if name.startswith("audio/speech_en24")])
 def test_the_comparisons_models_are_of_one_size_and_one_window(name: str) -> None:
-    config = load_experiment(cli.find_config(name))
+    config = load_experiment(find_config(name))
     core = memory_cores.build(config.core.name, d_model=config.core.d_model, **config.core.options)
     assert sum(parameter.numel() for parameter in core.parameters()) == pytest.approx(1e6, rel=0.1)
     assert config.train.segment_length == 5 * 768  # type: ignore[union-attr]

@@ -14,12 +14,11 @@ import lm.config
 import memory_cores
 from lm.corpus import prepare
 from lm.errors import InputError
-from reverie import cli
 from reverie.cli import main
-from reverie.config import ConfigError, dump, load_experiment
-from reverie.language_model import combinations
+from reverie.experiment import ConfigError, dump, load_experiment
 from reverie.metrics_file import read_rows
 from reverie.run_folder import newest_checkpoint
+from reverie.shipped_configs import find_config, shipped_configs
 from tests.equality import same
 
 ROOT = Path(__file__).parents[2]
@@ -249,17 +248,10 @@ def test_any_value_in_any_field_is_accepted_or_explained(config: str, text: str)
                 load_experiment(config, [f"{section}.{field}={text}"])
 
 
-def test_overrides_are_combined() -> None:
-    assert combinations([]) == [[]]
-    assert combinations(["a=1"]) == [["a=1"]]
-    assert combinations(["a=1,2", "b=3"]) == [["a=1", "b=3"], ["a=2", "b=3"]]
-    assert combinations(["a=[1,2]", "b={c: 1, d: 2}"]) == [["a=[1,2]", "b={c: 1, d: 2}"]]
-
-
-@pytest.mark.parametrize("name", [name for name in cli.shipped_configs() if name.startswith("text/")])
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if name.startswith("text/")])
 def test_shipped_configurations_load_and_say_how_to_get_their_data(name: str) -> None:
     try:
-        config = load_experiment(cli.find_config(name))
+        config = load_experiment(find_config(name))
     except ConfigError as error:
         if all("this machine has" in problem for problem in error.problems):
             pytest.skip(f"too large for this machine: {error}")

@@ -1,0 +1,76 @@
+"""Agents on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from agents.config import ExperimentConfig
+from reverie.errors import UserError
+from reverie.path_interface import Batch, Curve, PathInterface, Variants
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memory_cores import MemoryCore
+    from reverie.checkpoint import Checkpoint
+    from reverie.trainer import Listening, Trainer
+
+
+class AgentPath(PathInterface[ExperimentConfig]):
+    """Reinforcement learning in an environment."""
+
+    name = "agents"
+    schemas = (ExperimentConfig,)
+    fingerprint = "rl"
+    options: ClassVar = {
+        "train": frozenset({"address"}),
+        "evaluate": frozenset({"episodes", "seed", "greedy", "video", "allow_import"}),
+        "report": frozenset({"allow_import"}),
+    }
+    curves: ClassVar = {
+        "episode/return": Curve("mean episode return", "environment steps"),
+        "episode/success": Curve("success rate", "environment steps", is_share=True),
+    }
+
+    def subject(self, config: ExperimentConfig) -> str:
+        return config.env.id
+
+    def batch(self, config: ExperimentConfig) -> Batch:
+        agent = config.agent
+        moments = 2 if agent.optimizer == "adam" else 1
+        return Batch("agent.batch_size", agent.batch_size, "agent.unroll_length", agent.unroll_length, moments)
+
+    def imports(self, config: ExperimentConfig) -> dict[str, str]:
+        module, colon, _ = config.env.id.partition(":")
+        return {module: "env.id"} if colon and module != "envs" else {}
+
+    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, Listening | None]:
+        from agents.trainer import ImpalaTrainer
+
+        if address is not None and not config.agent.num_actors:
+            raise UserError("--address: agent.num_actors is 0, so there are no actor processes to place")
+        return ImpalaTrainer(config, address), None
+
+    def evaluate(
+        self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
+    ) -> None:
+        from reverie.agent_evaluation import evaluate
+
+        ((_, config),) = variants  # agents take no overrides here
+        episodes, seed = arguments.episodes or 100, arguments.seed or 0
+        evaluate(run, checkpoint, config, episodes, seed, arguments.greedy, arguments.video, arguments.json)
+
+    def generate(
+        self, run: Path, checkpoint: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace
+    ) -> None:
+        raise UserError(f"{run}: trains an agent; only models of text and of audio generate")
+
+    def core_inputs(
+        self, config: ExperimentConfig, checkpoint: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
+    ) -> tuple[MemoryCore, Tensor, Tensor]:
+        from agents.core_inputs import core_inputs
+
+        return core_inputs(config, checkpoint.weights, rows, steps_of)

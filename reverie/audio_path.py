@@ -1,0 +1,82 @@
+"""Models of audio on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from audio.config import ExperimentConfig
+from reverie.path_interface import Batch, Curve, PathInterface, Variants
+from reverie.text_path import TRAINING_LOSS, segment_batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memory_cores import MemoryCore
+    from reverie.checkpoint import Checkpoint
+    from reverie.trainer import Listening, Trainer
+
+
+class AudioPath(PathInterface[ExperimentConfig]):
+    """Next-sample models of clips."""
+
+    name = "models of audio"
+    schemas = (ExperimentConfig,)
+    fingerprint = "audio"
+    options: ClassVar = {
+        "evaluate": frozenset({"overrides", "split"}),
+        "generate": frozenset({"seconds", "streams", "output"}),
+    }
+    curves: ClassVar = {
+        "loss/next_token": TRAINING_LOSS,
+        "validation/bits_per_sample": Curve("validation loss (bits per sample)", "samples", is_held_out=True),
+    }
+
+    def subject(self, config: ExperimentConfig) -> str:
+        return config.data.path
+
+    def batch(self, config: ExperimentConfig) -> Batch:
+        return segment_batch(config.train)
+
+    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, Listening | None]:
+        from audio.corpus import prepare
+        from audio.listening import Listener
+        from audio.trainer import make_trainer
+        from reverie.trainer import Listening
+
+        corpus = prepare(config.data)
+        trainer = make_trainer(config, corpus)
+        if config.train.listening is None:
+            return trainer, None
+        listener = Listener(config, config.train.listening, corpus)
+        return trainer, Listening(listener.interval, lambda: listener.listen(trainer))
+
+    def evaluate(
+        self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
+    ) -> None:
+        from reverie.audio_evaluation import evaluate
+
+        evaluate(run, checkpoint, variants, arguments.split or "validation", arguments.json)
+
+    def generate(
+        self, run: Path, checkpoint: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace
+    ) -> None:
+        from lm.model import Sampling
+        from reverie.audio_generation import generate
+
+        prompt = Path(arguments.prompt) if arguments.prompt else None
+        seconds, streams = arguments.seconds or 5.0, arguments.streams or 1
+        output = arguments.output or run / "generated"
+        sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
+        generate(run, checkpoint, config, prompt, seconds, streams, output, sampling, arguments.seed, arguments.json)
+
+    def core_inputs(
+        self, config: ExperimentConfig, checkpoint: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
+    ) -> tuple[MemoryCore, Tensor, Tensor]:
+        from lm.core_inputs import core_inputs
+        from reverie.audio_evaluation import model_and_validation
+
+        model, split = model_and_validation(config, checkpoint)
+        return model.core, *core_inputs(model, split, rows, steps_of(model.core))

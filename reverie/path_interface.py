@@ -1,0 +1,94 @@
+"""What the command line asks of a path: of agents, of models of text, of models of audio."""
+
+from __future__ import annotations
+
+import argparse
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memory_cores import MemoryCore
+    from reverie.checkpoint import Checkpoint
+    from reverie.trainer import Listening, Trainer
+
+Config = TypeVar("Config")
+Variants = Sequence[tuple[list[str], Config]]
+"""Configurations of one run, each with the overrides that it came from."""
+
+
+class Batch(NamedTuple):
+    """The size of one backward pass, and the fields of the configuration that set it."""
+
+    rows_field: str
+    rows: int
+    steps_field: str
+    steps: int
+    moments: int
+    """Copies of the parameters that the optimiser keeps."""
+
+
+class Curve(NamedTuple):
+    """How a report draws a metric."""
+
+    label: str
+    """Of the vertical axis."""
+    steps: str
+    """What the horizontal axis counts."""
+    is_held_out: bool = False
+    """Measured on held-out data, and so drawn against seconds of training too."""
+    is_share: bool = False
+    """Between 0 and 1, drawn in per cent."""
+
+
+class PathInterface(ABC, Generic[Config]):
+    """One path of the program. Importing its module must not import torch; its methods import what they need."""
+
+    name: ClassVar[str]
+    """What the path trains, in the plural, for error messages."""
+    schemas: tuple[type[Config], ...]
+    """The configurations of the path."""
+    fingerprint: ClassVar[str]
+    """The value of `path` in the fingerprint of its checkpoints."""
+    options: ClassVar[Mapping[str, frozenset[str]]]
+    """For each command, the options that this path takes and not every path does."""
+    curves: ClassVar[Mapping[str, Curve]]
+    """What a report draws of a run, by metric."""
+
+    @abstractmethod
+    def subject(self, config: Config) -> str:
+        """What the experiment trains on: an environment, a synthetic task or the path of a corpus."""
+
+    @abstractmethod
+    def batch(self, config: Config) -> Batch:
+        """The size of one backward pass."""
+
+    def imports(self, config: Config) -> dict[str, str]:
+        """The modules outside this program that the configuration imports, each with the field that names it."""
+        return {}
+
+    @abstractmethod
+    def make_trainer(self, config: Config, address: str | None = None) -> tuple[Trainer, Listening | None]:
+        """The trainer, and the sound it gives of itself; `address` is the Ray cluster for the actors of agents."""
+
+    @abstractmethod
+    def evaluate(
+        self, run: Path, checkpoint: Checkpoint, variants: Variants[Config], arguments: argparse.Namespace
+    ) -> None:
+        """Score a checkpoint of a run under each variant of its configuration, and print the results."""
+
+    @abstractmethod
+    def generate(self, run: Path, checkpoint: Checkpoint, config: Config, arguments: argparse.Namespace) -> None:
+        """Generate with a checkpoint of a run; raises UserError where the path cannot."""
+
+    @abstractmethod
+    def core_inputs(
+        self, config: Config, checkpoint: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
+    ) -> tuple[MemoryCore, Tensor, Tensor]:
+        """The core of a checkpoint and the inputs x (B, T, D) and reset (B, T) that it gets in evaluation.
+
+        B is at most `rows`, T = `steps_of(core)`.
+        """

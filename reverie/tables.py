@@ -1,0 +1,74 @@
+"""Evaluation of several variants of one configuration, and the tables their results are printed in."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+import audio.config
+import lm.config
+from reverie.device import require_device
+from reverie.path_interface import Variants
+
+AS_TRAINED = "as trained"
+
+Config = TypeVar("Config", bound=lm.config.ExperimentConfig | audio.config.ExperimentConfig)
+Result = TypeVar("Result")
+
+
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides with one value each: `a=1,2` and `b=3` are [a=1, b=3] and [a=2, b=3]; brackets stay whole."""
+    alternatives = []
+    for override in overrides:
+        key, _, text = override.partition("=")
+        values = text.split(",") if not set(text) & set("[{\"'") else [text]
+        alternatives.append([f"{key}={value}" for value in values] if len(values) > 1 else [override])
+    return [list(words) for words in itertools.product(*alternatives)]
+
+
+def evaluate_variants(
+    run: Path,
+    step: int,
+    variants: Variants[Config],
+    score: Callable[[Config], Result],
+    figures_of: Callable[[Result], Mapping[str, Any]],
+    as_json: bool,
+) -> list[tuple[str, Result]]:
+    """Score the variants of a configuration one by one; returns each result with the label of its row.
+
+    With `as_json`, each result is printed as one JSON object as soon as it is known.
+    Raises UserError where the device of a variant is missing, before the first, perhaps long, evaluation.
+    """
+    for _, config in variants:
+        require_device(config.train.device)
+    torch.set_num_threads(variants[0][1].train.num_threads)
+    results = []
+    for overrides, config in variants:
+        result = score(config)
+        if as_json:
+            row = {"run": str(run), "step": step, "overrides": overrides, **figures_of(result)}
+            print(json.dumps(row), flush=True)
+        results.append((" ".join(overrides) or AS_TRAINED, result))
+    return results
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells in columns, indented by two spaces."""
+    for line in align(rows):
+        print(f"  {line}")
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line of text a row, with the cells of each column equally wide."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def format_number(value: float | None, form: str) -> str:
+    """A number in a format such as `.4f`; None is a dash."""
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,78 @@
+"""Models of text, and of synthetic tasks, on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from lm.config import ExperimentConfig, TaskConfig, TaskExperimentConfig, TextExperimentConfig, TrainConfig
+from reverie.path_interface import Batch, Curve, PathInterface, Variants
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memory_cores import MemoryCore
+    from reverie.checkpoint import Checkpoint
+    from reverie.trainer import Listening, Trainer
+
+TRAINING_LOSS = Curve("training loss (nats per token)", "tokens")
+
+
+class TextPath(PathInterface[ExperimentConfig]):
+    """Next-token models of a text or of a synthetic task."""
+
+    name = "models of text"
+    schemas = (TextExperimentConfig, TaskExperimentConfig)
+    fingerprint = "lm"
+    options: ClassVar = {
+        "evaluate": frozenset({"overrides", "split", "by_frequency"}),
+        "generate": frozenset({"tokens"}),
+    }
+    curves: ClassVar = {
+        "loss/next_token": TRAINING_LOSS,
+        "validation/nats_per_token": Curve("validation loss (nats per token)", "tokens", is_held_out=True),
+    }
+
+    def subject(self, config: ExperimentConfig) -> str:
+        return config.data.task if isinstance(config.data, TaskConfig) else config.data.path
+
+    def batch(self, config: ExperimentConfig) -> Batch:
+        return segment_batch(config.train)
+
+    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, Listening | None]:
+        from lm.trainer import make_trainer
+
+        return make_trainer(config), None
+
+    def evaluate(
+        self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
+    ) -> None:
+        from reverie.text_evaluation import evaluate
+
+        evaluate(run, checkpoint, variants, arguments.split or "validation", arguments.by_frequency, arguments.json)
+
+    def generate(
+        self, run: Path, checkpoint: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace
+    ) -> None:
+        from lm.model import Sampling
+        from reverie.text_generation import generate
+
+        sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
+        tokens = arguments.tokens or 500
+        generate(run, checkpoint, config, arguments.prompt, tokens, sampling, arguments.seed, arguments.json)
+
+    def core_inputs(
+        self, config: ExperimentConfig, checkpoint: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]
+    ) -> tuple[MemoryCore, Tensor, Tensor]:
+        from lm.core_inputs import core_inputs
+        from reverie.text_evaluation import model_and_validation
+
+        model, split = model_and_validation(config, checkpoint)
+        return model.core, *core_inputs(model, split, rows, steps_of(model.core))
+
+
+def segment_batch(train: TrainConfig) -> Batch:
+    """The size of one backward pass of a next-token model."""
+    return Batch("train.batch_size", train.batch_size, "train.segment_length", train.segment_length, moments=2)
