@@ -4,9 +4,9 @@
 
 Two worker processes of 8 and of 32 environments; the tasks are CartPole without velocities and MiniGrid-MemoryS7 with a
 flat view; the rest is told in benchmarks/rl_systems.py. Rounds are interleaved, so that what else the machine does
-meets every system alike; each measurement is a process of its own that counts steps over `--seconds` after a warm-up. A system's
-figure is the median of its rounds at the better of its two numbers of environments. Sample Factory is left out where
-`--sample-factory` names no interpreter.
+meets every system alike; each measurement is a process of its own that counts steps over `--seconds` after a warm-up.
+A system's figure is the median of its rounds at the better of its two numbers of environments. Sample Factory is left
+out where `--sample-factory` names no interpreter.
 """
 
 from __future__ import annotations
