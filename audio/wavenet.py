@@ -26,6 +26,18 @@ class WaveNet(MemoryCore):
 
     State: queues (B, Q, D), the past inputs of all layers, one layer after the other, each from old to new;
     Q is (K - 1) times the sum of the dilations.
+
+    A stream, one step at a time, gives what a call gives on the whole:
+
+    >>> core = WaveNet(d_model=8, layers_per_block=3)
+    >>> core.receptive_field
+    8
+    >>> x = torch.randn(2, 20, 8)
+    >>> whole = core(x, core.initial_state(2)).y
+    >>> stream = core.stream(2)
+    >>> steps = torch.stack([stream.step(x[:, t]) for t in range(20)], dim=1)
+    >>> torch.allclose(whole, steps, atol=1e-5)
+    True
     """
 
     def __init__(
