@@ -94,7 +94,7 @@ def inputs_and_targets(split: Split, places: NDArray[np.int64]) -> tuple[Tensor,
 
 
 def as_int64(tokens: NDArray[Any]) -> Tensor:
-    """A copy of tokens as torch indexes with them."""
+    """A copy of tokens (...) as torch indexes with them."""
     return torch.from_numpy(np.array(tokens, dtype=np.int64))
 
 
