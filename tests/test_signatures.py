@@ -105,5 +105,11 @@ def test_shapes_are_seen(text: str) -> None:
     assert SHAPE.search(text)
 
 
+def test_letters_are_in_the_glossary() -> None:
+    known = set(re.findall(r"^\| ([A-Z]) \|", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE))
+    shapes = [(found.name, shape[0]) for found in FUNCTIONS for shape in SHAPE.finditer(found.text)]
+    assert [(name, shape) for name, shape in shapes if not set(re.findall(r"\b[A-Z]\b", shape)) <= known] == []
+
+
 def test_prose_is_no_shape() -> None:
     assert not SHAPE.search("Keys (as `forward` makes them) of memory and steps (Dai et al., 1901.02860; figure 4).")
