@@ -35,7 +35,7 @@ class ActionDistribution(nn.Module, ABC):
         """Log-probability (or density) of the actions, (...)."""
 
     def sample_with_log_prob(self, parameters: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What `sample` draws, and its `log_prob`."""
+        """Actions (..., *action shape) as `sample` draws them, and their `log_prob` (...)."""
         action = self.sample(parameters, generator)
         return action, self.log_prob(parameters, action)
 
@@ -151,7 +151,17 @@ class Gaussian(ActionDistribution):
 
 
 def action_distribution(space: gym.Space[Any]) -> ActionDistribution:
-    """The distribution over a Discrete, MultiDiscrete or Box space; raises ValueError on any other."""
+    """The distribution over a Discrete, MultiDiscrete or Box space; raises ValueError on any other.
+
+    >>> distribution = action_distribution(gym.spaces.MultiDiscrete([3, 2]))
+    >>> distribution.num_parameters
+    5
+    >>> parameters = torch.tensor([[0.0, 0.0, 9.0, 9.0, 0.0]])
+    >>> distribution.mode(parameters)
+    tensor([[2, 0]])
+    >>> distribution.features(distribution.mode(parameters))
+    tensor([[0., 0., 1., 1., 0.]])
+    """
     if isinstance(space, gym.spaces.Discrete):
         return Categorical([int(space.n)], scalar=True)
     if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:

@@ -88,7 +88,7 @@ class ImageEncoder(nn.Module):
             self.num_features = int(self.convolutions(torch.zeros(1, channels, height, width)).shape[1])
 
     def inputs(self, x: Tensor) -> Tensor:
-        """x, as observed, scaled to [0, 1]."""
+        """x (N, ...), as observed, scaled to [0, 1]."""
         return (x.to(self.low.dtype) - self.low) / self.range
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def one_hot(choice: Tensor, size: int) -> Tensor:
-    """choice (...) int64 below `size` -> (..., size) float32."""
+    """choice (...) int64 below `size` -> (..., size) float32.
+
+    >>> one_hot(torch.tensor([2, 0]), 3)
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
+    """
     zeros = torch.zeros(*choice.shape, size, device=choice.device)
     return zeros.scatter_(-1, choice[..., None], 1.0)
 

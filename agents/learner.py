@@ -32,7 +32,7 @@ def impala_loss(
     transitions: Tensor | None = None,
     num_shards: int = 1,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of one batch, averaged over its transitions, and its metrics.
+    """The loss of one batch, a scalar averaged over its transitions, and its metrics.
 
     Where `batch` is one of `num_shards` shards of equal size, with `transitions` in all of them, the sums over the
     shards are the loss and the metrics of the whole; what a core says of its shard counts 1 / num_shards, and so does

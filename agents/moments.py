@@ -19,6 +19,11 @@ class RunningMoments(nn.Module):
     bounds them.
 
     Moments are buffers: they are saved, and travel to actors, with the weights.
+
+    >>> moments = RunningMoments((2,))
+    >>> moments.update(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
+    >>> moments(torch.tensor([[3.0, 20.0]]))
+    tensor([[1., 0.]])
     """
 
     count: Tensor

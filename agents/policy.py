@@ -29,7 +29,11 @@ class PolicyOutput(NamedTuple):
 
 
 def scale_reward(reward: Tensor, scale: float, clip: float | None) -> Tensor:
-    """The reward the learner and the policy see: scaled, then bounded."""
+    """The reward (...) that the learner and the policy see: scaled, then bounded.
+
+    >>> scale_reward(torch.tensor([1.0, -50.0]), scale=0.1, clip=1.0)
+    tensor([ 0.1000, -1.0000])
+    """
     scaled = reward * scale
     return scaled if clip is None else scaled.clamp(-clip, clip)
 

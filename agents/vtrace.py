@@ -42,6 +42,12 @@ def vtrace(
         v_s = V(x_s) + delta_s + gamma_s c_s (v_{s+1} - V(x_{s+1}))
         delta_s = rho_s (r_s + gamma_s V(x_{s+1}) - V(x_s))
         rho_s = min(rho_bar, pi / mu),  c_s = lambda min(c_bar, pi / mu)
+
+    On policy, with rho_bar and c_bar of 1, the targets are the discounted sums of what follows:
+
+    >>> reward, zeros = torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1, 3)
+    >>> vtrace(zeros, zeros + 0.5, reward, zeros, torch.tensor([4.0]), valid=zeros == 0).values
+    tensor([[0.7500, 1.5000, 3.0000]])
     """
     # The bound is applied to the logarithm: a ratio that would overflow is finite after it.
     rhos = log_ratios.clamp(max=math.log(rho_bar)).exp() * valid

@@ -22,7 +22,14 @@ MIN_LOG_SCALE = -12.0
 
 
 class LogisticMixture(NamedTuple):
-    """Mixtures of K logistics over `levels` levels."""
+    """Mixtures of K logistics over `levels` levels.
+
+    The probabilities of all levels sum to 1, however far out the logistics are:
+
+    >>> mixture = from_parameters(torch.tensor([0.0, 1.0, -0.5, 2.0, -1.0, 0.0]), levels=256)
+    >>> bool(mixture.log_prob(torch.arange(256)[:, None]).exp().sum().isclose(torch.tensor(1.0)))
+    True
+    """
 
     logits: Tensor
     """(..., K), of the weights pi."""

@@ -18,7 +18,13 @@ PIECE = 2**20
 
 
 def encode(samples: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Samples (N,), clipped to [-1, 1] -> codes (N,)."""
+    """Samples (N,), clipped to [-1, 1] -> codes (N,).
+
+    Half of the codes are for samples within a sixteenth of full scale:
+
+    >>> encode(np.array([-1.0, -1 / 16, 0.0, 1 / 16, 1.0]))
+    array([  0,  62, 128, 193, 255], dtype=uint8)
+    """
     codes = np.empty(len(samples), np.uint8)
     for start in range(0, len(samples), PIECE):
         x = samples[start : start + PIECE].astype(np.float64).clip(-1, 1)
@@ -28,7 +34,11 @@ def encode(samples: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 
 def decode(codes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-    """Codes (N,) -> samples (N,) in [-1, 1]."""
+    """Codes (N,) -> samples (N,) in [-1, 1].
+
+    >>> decode(np.array([0, 128, 255])).round(3)
+    array([-1.,  0.,  1.], dtype=float32)
+    """
     samples: NDArray[np.float32] = _LEVELS[codes]
     return samples
 

@@ -18,7 +18,15 @@ Codes = NDArray[np.unsignedinteger[Any]]
 
 @dataclass(frozen=True)
 class Quantiser:
-    """`levels` codes in the order of the samples they stand for."""
+    """`levels` codes in the order of the samples they stand for.
+
+    >>> quantiser = QUANTISERS["logistic_16"]
+    >>> codes = quantiser.encode(np.array([-1.0, 0.0, 0.5], np.float32))
+    >>> codes
+    array([    0, 32768, 49152], dtype=uint16)
+    >>> quantiser.decode(codes)
+    array([-1. ,  0. ,  0.5], dtype=float32)
+    """
 
     name: str
     levels: int

@@ -45,7 +45,15 @@ class Frames(NamedTuple):
 
 
 def describe(samples: Samples, rate: int) -> ClipStatistics:
-    """The statistics of samples (N,), N >= 1."""
+    """The statistics of samples (N,), N >= 1.
+
+    A tone crosses zero regularly and is not flat; white noise crosses at half of all samples and is:
+
+    >>> tone = np.sin(0.3 * np.arange(8000)).astype(np.float32)
+    >>> noise = np.random.default_rng(0).uniform(-1, 1, 8000).astype(np.float32)
+    >>> [round(describe(samples, rate=8000).spectral_flatness, 1) for samples in (tone, noise)]
+    [0.0, 0.6]
+    """
     frames = frames_of(samples, rate)
     negative = np.signbit(samples)
     return ClipStatistics(

@@ -51,6 +51,8 @@ class WaveNet(MemoryCore):
 
     >>> import memory_cores
     >>> core = memory_cores.build("wavenet", d_model=8, layers_per_block=3)
+    >>> core.receptive_field
+    8
     >>> x, stream = torch.randn(2, 9, 8), core.stream(batch_size=2)
     >>> y = core(x, core.initial_state(batch_size=2)).y
     >>> stepped = torch.stack([stream.step(x[:, t]) for t in range(9)], dim=1)

@@ -100,7 +100,8 @@ class GatedStack(torch.autograd.Function):
     """z = tanh(W_f * x) sigmoid(W_g * x); the next layer's input is x + R z (1609.03499, equation 2, figure 4).
 
     Each product is added to what it belongs to as it is made, and taps are slices of the layer's input: copies and
-    additions of their own cost as much as the products.
+    additions of their own cost as much as the products. Shapes are those of `gated_stack`: x (T, B, D), queues
+    (Q, B, D), age (T, B) -> the sum of skips (T, B, S) and the queues (Q, B, D).
     """
 
     @staticmethod
@@ -174,7 +175,7 @@ class GatedStack(torch.autograd.Function):
 
 
 def columns(matrix: Tensor, block: int, width: int) -> Tensor:
-    """A block of so many columns."""
+    """Columns [block * width, (block + 1) * width) of a matrix (n, columns): (n, width)."""
     return matrix[:, block * width : (block + 1) * width]
 
 
@@ -187,7 +188,7 @@ def differentiate_gate(z_grad: Tensor, gates: Tensor, out: Tensor) -> None:
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """total + left @ right, in one call where the types are one."""
+    """total (n, D) + left (n, D) @ right (D, D), in one call where the types are one."""
     return torch.addmm(total, left, right) if total.dtype == left.dtype else total + left @ right
 
 

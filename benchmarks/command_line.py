@@ -1,34 +1,36 @@
-"""Runs that benchmarks train and score by the command line."""
+"""The command line of a benchmark: its docstring as the help, and the options that several of them share."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+
+HELP = {
+    "threads": "threads of torch",
+    "seed": "of all random numbers",
+    "seeds": "a run is made for each",
+    "rounds": "repetitions of the whole measurement",
+    "parallel": "runs at a time",
+    "root": "folder of the run folders",
+}
+"""The shared options."""
 
 
-def printed(*command: str) -> str:
-    """What a command of this Python prints; what it reports of its progress goes where it always does."""
-    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}")
-    return done.stdout
+def make_parser(doc: str | None, **defaults: int | str | Sequence[int]) -> argparse.ArgumentParser:
+    """The parser of a module with this docstring, with those of the shared options that are given a default.
+
+    An option whose default is a list takes several values. Raises KeyError for an option that is not shared.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        text = f"{HELP[name]} (default: {default})"
+        if isinstance(default, (int, str)):
+            parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
+        else:
+            parser.add_argument(f"--{name}", type=type(default[0]), nargs="+", default=default, help=text)
+    return parser
 
 
-def train(config: str, run: Path, overrides: Sequence[str]) -> float:
-    """Train a configuration anew in a run folder; returns the seconds that it took."""
-    placed = (f"run.name={run.name}", f"run.root={run.parent}")
-    printed("-m", "reverie", "train", config, "--overwrite", *overrides, *placed)
-    rows = (run / "metrics.jsonl").read_text().splitlines()
-    if not rows:
-        raise SystemExit(f"{run}: no row of metrics; expected a run of at least train.log_interval updates")
-    return float(json.loads(rows[-1])["seconds"])
-
-
-def score(run: Path, *options: str) -> dict[str, Any]:
-    """The figures of `reverie evaluate`."""
-    figures: dict[str, Any] = json.loads(printed("-m", "reverie", "evaluate", str(run), *options, "--json"))
-    return figures
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line that are no KEY=VALUE, and those that are."""
+    return [word for word in words if "=" not in word], [word for word in words if "=" in word]

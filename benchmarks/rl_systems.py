@@ -26,10 +26,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-import throughput_envs  # noqa: E402
-
 NAMES = ("reverie", "rllib", "sample_factory")
 SAMPLE_FACTORY = ".peers/sample-factory/bin/python"
 WORKERS, UNROLL, BATCH = 2, 20, 640
@@ -105,7 +101,7 @@ def progress(setting: Setting, sample_factory: str, limit: float) -> Iterator[Pr
 def command(setting: Setting, sample_factory: str, folder: str) -> list[str]:
     """The command line of a system's process, which may write to `folder`."""
     if setting.system != "sample_factory":
-        return [sys.executable, __file__, json.dumps(setting)]
+        return [sys.executable, "-m", "benchmarks.rl_systems", json.dumps(setting)]
     driver = Path(folder, "driver.py")
     driver.write_text(SAMPLE_FACTORY_DRIVER)
     return [sample_factory, str(driver), setting.task, MARK, *sample_factory_options(setting, folder)]
@@ -163,6 +159,7 @@ def run_reverie(setting: Setting) -> None:
 
 def run_rllib(setting: Setting) -> None:
     """RLlib's IMPALA with its own LSTM, until interrupted."""
+    import throughput_envs
     import torch
     from gymnasium.wrappers import TransformReward
 

@@ -36,6 +36,12 @@ def make(env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | N
     Ids of MiniGrid, BabyAI, POPGym, ALE and ViZDoom need the extra of this package in `EXTRAS`; those of MiniGrid and
     BabyAI come wrapped in `envs.minigrid.OneHotView`.
     Raises EnvError, naming the id and the cause, whatever goes wrong.
+
+    >>> make("envs:TMaze-v0", {"length": 5}).action_space
+    Discrete(3)
+    >>> make("envs:TMase-v0")
+    Traceback (most recent call last):
+    envs.errors.EnvError: environment 'envs:TMase-v0' is not registered; did you mean envs:TMaze-v0?
     """
     arguments = dict(kwargs or {})
     chosen = arguments.pop("wrappers", [])

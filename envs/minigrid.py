@@ -49,7 +49,7 @@ class OneHotView(gymnasium.Wrapper[NDArray[np.uint8], Any, Any, Any]):
         return self._planes(observation["image"]), reward, terminated, truncated, info
 
     def _planes(self, view: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, 3) indices to (H, W, planes) of ones and zeros."""
+        """(height, width, 3) indices to (height, width, planes) of ones and zeros."""
         planes = np.zeros(self._shape, np.uint8)
         planes.reshape(-1)[self._offsets + view] = 1
         return planes

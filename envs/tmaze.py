@@ -28,6 +28,16 @@ class TMaze(gymnasium.Env[NDArray[np.float32], int]):
     length: corridor cells between the start and the junction. max_steps: the time limit; by default 4 *
     length + 20, in which a uniformly random policy almost always chooses an arm. Raises EnvError if either is
     below 1.
+
+    >>> env = TMaze(length=1)
+    >>> observation, _ = env.reset(seed=0)
+    >>> observation  # the cue: down
+    array([0., 1., 1., 0.], dtype=float32)
+    >>> env.step(FORWARD)[0], env.step(FORWARD)[0]  # the corridor, then the junction
+    (array([0., 0., 1., 0.], dtype=float32), array([0., 0., 0., 1.], dtype=float32))
+    >>> _, reward, terminated, _, info = env.step(DOWN)
+    >>> reward, terminated, info
+    (1.0, True, {'success': True})
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012

@@ -54,6 +54,15 @@ class EnvVector:
     Raises EnvError if the spaces cannot be used, and EnvFault if an environment faults while the vector is made, if the
     last row is retired, or, with `max_faults` 0, at any fault; after that the vector can only be closed. MemoryError is
     no fault of one environment and is passed on.
+
+    >>> from envs import make
+    >>> vector = EnvVector(lambda: make("envs:TMaze-v0"), num_envs=2, seed=1)
+    >>> vector.entry.reset
+    array([ True,  True])
+    >>> transition = vector.step(np.array([0, 1]))
+    >>> transition.reward, vector.entry.last_action
+    (array([ 0. , -0.1], dtype=float32), array([0, 1]))
+    >>> vector.close()
     """
 
     def __init__(

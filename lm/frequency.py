@@ -68,7 +68,11 @@ def nats_of_words(nats: NDArray[np.float64], tokens: Tokens, vocabulary: Vocabul
 
 
 def perplexity(nats: float, words: int) -> float | None:
-    """exp(nats / words); None without words, infinite above the largest float."""
+    """exp(nats / words); None without words, infinite above the largest float.
+
+    >>> round(perplexity(nats=2 * math.log(100), words=2))
+    100
+    """
     if not words:
         return None
     return math.exp(nats / words) if nats / words < 700 else math.inf

@@ -26,7 +26,15 @@ class Written(NamedTuple):
 def generate(
     model: LanguageModel, prompt: Tensor, num_tokens: int, sampling: Sampling, seed: int = 0
 ) -> Iterator[Written]:
-    """Write the tokens of a document that begins with prompt (N,) int64, which may be empty."""
+    """Write the tokens of a document that begins with prompt (N,) int64, which may be empty.
+
+    >>> import memory_cores
+    >>> from lm.softmax import Softmax, TokenEmbedding
+    >>> model = LanguageModel(TokenEmbedding(10, 8), memory_cores.build("lstm", d_model=8), Softmax(10, 8))
+    >>> written = generate(model, prompt=torch.tensor([1, 2, 3]), num_tokens=4, sampling=Sampling(temperature=0))
+    >>> len(list(written))
+    4
+    """
     generator = torch.Generator().manual_seed(seed)
     stream = TokenStream(model, batch_size=1)
     y = stream.read(prompt[None])

@@ -38,7 +38,18 @@ class Segment(NamedTuple):
 
 
 class Lanes:
-    """Reads a split as lanes; `position`, the steps each lane has read, is its whole state."""
+    """Reads a split as lanes; `position`, the steps each lane has read, is its whole state.
+
+    >>> split = Split("train", np.arange(12, dtype=np.uint8), np.array([0, 8]), 12, 0, "")
+    >>> lanes = Lanes(split, batch_size=2, segment_length=4)
+    >>> segment = lanes.next()
+    >>> segment.targets
+    tensor([[0, 1, 2, 3],
+            [6, 7, 8, 9]])
+    >>> segment.reset
+    tensor([[ True, False, False, False],
+            [ True, False,  True, False]])
+    """
 
     def __init__(self, split: Split, batch_size: int, segment_length: int) -> None:
         """Raises InputError where the split has less than one segment a lane."""
@@ -83,7 +94,7 @@ def inputs_and_targets(split: Split, places: NDArray[np.int64]) -> tuple[Tensor,
 
 
 def as_int64(tokens: NDArray[Any]) -> Tensor:
-    """A copy of tokens as torch indexes with them."""
+    """A copy of tokens (...) as torch indexes with them."""
     return torch.from_numpy(np.array(tokens, dtype=np.int64))
 
 

@@ -22,7 +22,14 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Sampling:
-    """How targets are drawn; a head may refuse what means nothing for its distribution."""
+    """How targets are drawn; a head may refuse what means nothing for its distribution.
+
+    >>> Sampling(temperature=0.8, top_k=40).top_p
+    1.0
+    >>> Sampling(top_p=0)
+    Traceback (most recent call last):
+    ValueError: expected temperature >= 0, top_k >= 1 and 0 < top_p <= 1, got 1.0, None and 0
+    """
 
     temperature: float = 1.0
     """0 takes the likeliest."""

@@ -45,7 +45,13 @@ class CategoricalHead(Head):
 
 
 class Softmax(CategoricalHead):
-    """A softmax over all tokens."""
+    """A softmax over all tokens.
+
+    >>> embedding, softmax = TokenEmbedding(10, d_model=4), Softmax(10, d_model=4)
+    >>> softmax.tie(embedding)
+    >>> softmax.losses(torch.randn(2, 3, 4), torch.tensor([[1, 2, IGNORED], [0, 9, 4]])).shape
+    torch.Size([2, 3])
+    """
 
     def __init__(self, vocabulary_size: int, d_model: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -77,6 +83,12 @@ def sampling_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
     The logits are divided by the temperature; then only the `top_k` likeliest tokens are kept, and of these the
     fewest likeliest whose probabilities sum to at least `top_p` (nucleus sampling; Holtzman et al., 1904.09751).
+
+    >>> logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
+    >>> sampling_probabilities(logits, Sampling(top_k=2)).float()
+    tensor([[0.6250, 0.3750, 0.0000]])
+    >>> sampling_probabilities(logits, Sampling(temperature=0))
+    tensor([[1., 0., 0.]])
     """
     if sampling.temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)

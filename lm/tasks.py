@@ -63,7 +63,11 @@ def _split(name: str, config: TaskConfig, generator: np.random.Generator, count:
 
 
 def document(config: TaskConfig, generator: np.random.Generator) -> Symbols:
-    """One question and its answer (steps,); the separator follows the symbols in number, or is 0 for duplication."""
+    """One question and its answer (steps,); the separator follows the symbols in number, or is 0 for duplication.
+
+    >>> document(TaskConfig(task="reverse", length=4), np.random.default_rng(0))
+    array([ 8,  6,  5,  2, 10,  2,  5,  6,  8])
+    """
     symbols = symbols_of(config)
     if config.task == "duplication":
         half = np.concatenate([[0], generator.integers(1, symbols + 1, config.length)])

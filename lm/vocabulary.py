@@ -68,7 +68,17 @@ class ByteVocabulary:
 
 @dataclass(frozen=True)
 class CharacterVocabulary:
-    """The characters of a text, each one Unicode code point of its UTF-8."""
+    """The characters of a text, each one Unicode code point of its UTF-8.
+
+    >>> vocabulary = CharacterVocabulary(" aehmt\u00e9")
+    >>> tokens = vocabulary.encode("th\u00e9".encode(), where="a file")
+    >>> tokens
+    array([5, 3, 6], dtype=uint8)
+    >>> vocabulary.decode(tokens).decode()
+    'th\u00e9'
+    >>> vocabulary.count_bytes(tokens)
+    4
+    """
 
     characters: str
     """Each once, in the order of their code points."""
@@ -117,7 +127,11 @@ class CharacterVocabulary:
 
 @dataclass(frozen=True)
 class SymbolVocabulary:
-    """Numbers, written with a space after each."""
+    """Numbers, written with a space after each.
+
+    >>> SymbolVocabulary(20).decode(np.array([3, 19]))
+    b'3 19 '
+    """
 
     size: int
 

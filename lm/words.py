@@ -25,6 +25,13 @@ class WordVocabulary:
     """The commonest words of a training text; all others are <unk>, so what they were is lost.
 
     `decode` writes a space after each word and a line feed for <eos>; `encode` gives back what it decodes.
+
+    >>> vocabulary = WordVocabulary(("the", "<unk>", "<eos>", "cat"))
+    >>> tokens = vocabulary.encode(b"the dog\\nthe cat\\n", where="a file")
+    >>> tokens
+    array([0, 1, 2, 0, 3, 2], dtype=uint8)
+    >>> vocabulary.decode(tokens)
+    b'the <unk> \\nthe cat \\n'
     """
 
     words: tuple[str, ...]

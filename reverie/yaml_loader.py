@@ -53,6 +53,9 @@ def scalar(text: str) -> Any:
     """The value of an unquoted scalar by the core schema of YAML 1.2 (section 10.3.2).
 
     Raises ValueError for a number with leading zeros, which YAML 1.1 reads as octal and 1.2 as decimal.
+
+    >>> scalar("1e-4"), scalar("on"), scalar("true"), scalar("~")
+    (0.0001, 'on', True, None)
     """
     if text in _CONSTANTS:
         return _CONSTANTS[text]

@@ -1,6 +1,6 @@
 """Let models of speech go on from the same beginning of a held-out clip, and draw log-mel spectrograms of it all.
 
-    python benchmarks/continuations.py OUTPUT.png RUN [RUN ...] [--seconds 5] [--prompt-seconds 1] [--clip 0]
+    python -m benchmarks.learning.continuations OUTPUT.png RUN [RUN ...] [--seconds 5] [--prompt-seconds 1] [--clip 0]
         [--temperature 0.9] [--parallel 2] [KEY=VALUE ...]
 
 The clip is one of the validation split of the first run, as a model hears it, quantised. It is drawn above, then for
@@ -10,33 +10,32 @@ under continuation/. KEY=VALUE overrides configurations.
 
 from __future__ import annotations
 
-import argparse
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from command_line import printed
 from matplotlib.image import imsave
 
 from audio import waveform
 from audio.config import ExperimentConfig
 from audio.corpus import prepare
 from audio.listening import HeardClip, log_mel_picture
+from benchmarks.command_line import make_parser, split_overrides
+from benchmarks.runs import printed
 from reverie.experiment import load_experiment
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, parallel=2)
     parser.add_argument("output", type=Path)
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--prompt-seconds", type=float, default=1.0)
     parser.add_argument("--clip", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=0.9)
-    parser.add_argument("--parallel", type=int, default=2)
     arguments = parser.parse_intermixed_args()
-    overrides = [word for word in arguments.runs if "=" in word]
-    runs = [Path(word) for word in arguments.runs if "=" not in word]
+    names, overrides = split_overrides(arguments.runs)
+    runs = [Path(name) for name in names]
     config = load_experiment(runs[0] / "config.yaml", overrides)
     if not isinstance(config, ExperimentConfig):
         raise SystemExit(f"{runs[0]}: is not a model of audio")

@@ -1,6 +1,7 @@
 """Parity with and without adaptive computation time (Graves, 1603.08983, section 3.1).
 
-    python benchmarks/parity.py [--halting graves] [--bits 16] [--steps N] [--ponder-cost TAU ...] [--figure PNG]
+    python -m benchmarks.learning.parity [--halting graves] [--bits 16] [--steps N] [--ponder-cost TAU ...]
+        [--figure PNG]
 
 An input is one vector of --bits entries, of which a random 1 to --bits are +1 or -1 and the rest 0; the target is
 whether the number of +1s is odd. The network is a linear map, the `lstm` core, run for a sequence of that one step
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import memory_cores
+from benchmarks.command_line import make_parser
 from memory_cores import CoreOutput
 from memory_cores.lstm.core import LSTM, AdaptiveCell
 
@@ -146,13 +148,12 @@ def trained_and_scored(arguments: argparse.Namespace, ponder_cost: float) -> tup
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, threads=1, seed=1)
     parser.add_argument("--halting", choices=("graves", "tensor2tensor", "none"), default="graves")
     parser.add_argument("--bits", type=int, default=16)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--minutes", type=float, default=20.0, help="training ends after this time at the latest")
     parser.add_argument("--stop-below", type=float, default=0.005, help="training ends once the error is lower")
@@ -162,7 +163,6 @@ def main() -> None:
     parser.add_argument("--halting-bias", type=float, default=-1.0)
     parser.add_argument("--report-every", type=int, default=500)
     parser.add_argument("--figure", type=Path)
-    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)

@@ -1,6 +1,6 @@
 """Samples a second of a WaveNet: training beside r9y9/wavenet_vocoder, and generation.
 
-    python benchmarks/audio_throughput.py [--peer FOLDER] [--batch-size 1] [--steps 2048] [--rounds 20]
+    python -m benchmarks.speed.audio_throughput [--peer FOLDER] [--batch-size 1] [--steps 2048] [--rounds 20]
 
 10 layers of 64 channels (residual, gated and skip), kernel 2, a softmax over 256 codes, float32, one thread. Rates are
 per second of the process's CPU time, which a busy machine changes least; each round runs every model once,
@@ -19,7 +19,6 @@ compiled is the one loop of `audio.wavenet_generation`.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 import memory_cores
 from audio.wavenet import WaveNet
 from audio.wavenet_generation import Ends, generate_codes
+from benchmarks.command_line import make_parser
 from memory_cores import State
 
 CHANNELS, LAYERS, CODES = 64, 10, 256
@@ -174,11 +174,10 @@ def generation(streams: int, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, rounds=20)
     parser.add_argument("--peer", type=Path, metavar="FOLDER", help="a checkout of r9y9/wavenet_vocoder")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2048, help="samples of a row in one training step")
-    parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

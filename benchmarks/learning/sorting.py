@@ -1,7 +1,7 @@
 """The sorting task of Martins et al. (2109.00301) for several cores, lengths and seeds, and their accuracies.
 
-    python benchmarks/sorting.py [--lengths 512 1024 2048] [--cores transformer_xl compressive infinity] [--seeds 1 2 3]
-        [--parallel 1] [--root runs/sorting] [KEY=VALUE ...]
+    python -m benchmarks.learning.sorting [--lengths 512 1024 2048] [--cores transformer_xl compressive infinity]
+        [--seeds 1 2 3] [--parallel 1] [--root runs/sorting] [KEY=VALUE ...]
 
 Each run is `reverie train text/sorting_CORE` and `reverie evaluate`, --parallel at a time; KEY=VALUE overrides all
 configurations. Accuracies are of the 20 symbols of an answer, written one by one or shown the right ones before it;
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import score, train
+from benchmarks.command_line import make_parser
+from benchmarks.runs import score, train
 
 CORES = ("transformer_xl", "compressive", "infinity")
 COLUMNS = ("written_symbol_accuracy", "written_sequence_accuracy", "shown_symbol_accuracy", "nats_per_symbol")
@@ -46,13 +47,10 @@ def run(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, seeds=[1, 2, 3], parallel=1, root="runs/sorting")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048])
     parser.add_argument("--cores", nargs="+", choices=CORES, default=CORES)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--parallel", type=int, default=1)
-    parser.add_argument("--root", default="runs/sorting")
     arguments = parser.parse_intermixed_args()
     settings = [Setting(*s) for s in itertools.product(arguments.lengths, arguments.cores, arguments.seeds)]
     with ThreadPoolExecutor(arguments.parallel) as pool:

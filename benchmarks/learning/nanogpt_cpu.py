@@ -1,7 +1,7 @@
 """nanoGPT's CPU recipe on tiny Shakespeare, as a plain Transformer without memory: the yardstick of
 configs/text/tinyshakespeare_*.yaml.
 
-    python benchmarks/nanogpt_cpu.py TEXT [--full-context] [--steps N] [--seed N] [--threads N]
+    python -m benchmarks.learning.nanogpt_cpu TEXT [--full-context] [--steps N] [--seed N] [--threads N]
 
 Characters, the first 90 % to train on; 4 layers, width 128, 4 heads, context 64, batch 12, 2,000 updates of AdamW
 (betas 0.9 and 0.99, weight decay 0.1 on matrices, gradients clipped at 1), learning rate 1e-3 to 1e-4 by a cosine after
@@ -16,7 +16,6 @@ Training time excludes all evaluation. The figures are of one seed.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from pathlib import Path
@@ -25,6 +24,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from benchmarks.command_line import make_parser
 
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
 WARMUP, HIGH, LOW = 100, 1e-3, 1e-4
@@ -114,11 +115,9 @@ def loss_of(model: Transformer, text: Tensor, starts: Tensor, first: int = 0) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser = make_parser(__doc__, threads=1, seed=1337)
     parser.add_argument("text", type=Path)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=1337)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--full-context", action="store_true", help="print the third loss too, which takes minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -1,24 +1,23 @@
 """Environment steps a second, sampled and learned from: this project, RLlib's IMPALA and Sample Factory.
 
-    python benchmarks/rl_throughput.py [--seconds 60] [--rounds 3] [--sample-factory PYTHON] [--systems NAME ...]
+    python -m benchmarks.speed.rl_throughput [--seconds 60] [--rounds 3] [--sample-factory PYTHON] [--systems NAME ...]
 
 Two worker processes of 8 and of 32 environments; the tasks are CartPole without velocities and MiniGrid-MemoryS7 with a
-flat view; the rest is told in rl_systems.py. Rounds are interleaved, so that what else the machine does meets every
-system alike; each measurement is a process of its own that counts steps over `--seconds` after a warm-up. A system's
-figure is the median of its rounds at the better of its two numbers of environments. Sample Factory is left out where
-`--sample-factory` names no interpreter.
+flat view; the rest is told in benchmarks/rl_systems.py. Rounds are interleaved, so that what else the machine does
+meets every system alike; each measurement is a process of its own that counts steps over `--seconds` after a warm-up.
+A system's figure is the median of its rounds at the better of its two numbers of environments. Sample Factory is left
+out where `--sample-factory` names no interpreter.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
 from collections.abc import Iterable
 
-import rl_systems
-import throughput_envs
-from rl_systems import Progress, Setting
+from benchmarks import rl_systems, throughput_envs
+from benchmarks.command_line import make_parser
+from benchmarks.rl_systems import Progress, Setting
 
 ENVS = (8, 32)
 WARM_UP = 10.0
@@ -39,9 +38,8 @@ def rate(told: Iterable[Progress], seconds: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--systems", nargs="+", choices=rl_systems.NAMES, default=rl_systems.NAMES)
     parser.add_argument("--tasks", nargs="+", choices=throughput_envs.TASKS, default=throughput_envs.TASKS)
     parser.add_argument("--envs", nargs="+", type=int, default=ENVS)

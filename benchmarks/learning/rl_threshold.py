@@ -1,21 +1,21 @@
 """Steps and seconds until CartPole without velocities is solved: this project, RLlib's IMPALA and Sample Factory.
 
-    python benchmarks/rl_threshold.py [--threshold 450] [--limit 300] [--seeds 1 2 3] [--sample-factory PYTHON]
+    python -m benchmarks.learning.rl_threshold [--threshold 450] [--limit 300] [--seeds 1 2 3] [--sample-factory PYTHON]
 
 Solved is a mean return of --threshold over the latest 100 episodes of training. Seconds are those since the first
 steps were counted, so that no system pays for its start. Systems, settings and Sample Factory's environment are told in
-rl_systems.py; every run is a process of its own, and seeds are interleaved. Without success in --limit seconds the
-highest mean return is printed.
+benchmarks/rl_systems.py; every run is a process of its own, and seeds are interleaved. Without success in --limit
+seconds the highest mean return is printed.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections.abc import Iterable
 
-import rl_systems
-from rl_systems import Progress, Setting
+from benchmarks import rl_systems
+from benchmarks.command_line import make_parser
+from benchmarks.rl_systems import Progress, Setting
 
 
 def outcome(told: Iterable[Progress], threshold: float, limit: float) -> str:
@@ -35,10 +35,9 @@ def outcome(told: Iterable[Progress], threshold: float, limit: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, seeds=[1, 2, 3])
     parser.add_argument("--threshold", type=float, default=450.0)
     parser.add_argument("--limit", type=float, default=300.0, help="seconds of one run")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--envs", type=int, default=8, help="environments of a worker")
     parser.add_argument("--systems", nargs="+", choices=rl_systems.NAMES, default=rl_systems.NAMES)
     parser.add_argument("--sample-factory", metavar="PYTHON", default=rl_systems.SAMPLE_FACTORY)

@@ -1,7 +1,7 @@
 """Are generated clips heard as digits? A recogniser trained on real digits judges them beside controls.
 
     python -m reverie generate RUN --streams 200 --seconds 0.5 --output FOLDER
-    python benchmarks/digits_recognised.py data/digits8 FOLDER [FOLDER ...]
+    python -m benchmarks.learning.digits_recognised data/digits8 FOLDER [FOLDER ...]
 
 The recogniser is a small convolutional network on log-mel spectrograms, trained on the train and validation splits, and
 on an eleventh class of what is no digit: half as many controls of each of the first two kinds, made anew every epoch.
@@ -19,7 +19,6 @@ chosen over all recognised clips (log 10 = 2.303 if all come equally often, 0 if
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import librosa
@@ -33,6 +32,7 @@ from audio import waveform
 from audio.config import DataConfig
 from audio.datasets import ClipDataset
 from audio.waveform import Samples
+from benchmarks.command_line import make_parser
 
 RATE = 8_000
 LENGTH = 4_096
@@ -61,11 +61,10 @@ class Recogniser(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, seed=0)
     parser.add_argument("data", type=Path, help="digits in the layout of Speech Commands, 8 kHz")
     parser.add_argument("folders", type=Path, nargs="*", help="folders of generated .wav clips")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     generated = {folder: read(folder) for folder in arguments.folders}
     torch.set_num_threads(1)

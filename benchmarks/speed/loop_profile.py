@@ -1,6 +1,6 @@
 """Where the actor-learner's time goes: CPU time of each part, per environment step, in one process.
 
-    python benchmarks/loop_profile.py [--envs 8 32] [--unrolls 60]
+    python -m benchmarks.speed.loop_profile [--envs 8 32] [--unrolls 60]
 
 The net of the throughput comparisons: Linear 128 and LSTM 128, unrolls of 20 steps, CartPole without its velocities.
 CPU time, unlike steps a second, does not depend on what else runs on the machine. With actors and learner on cores of
@@ -9,7 +9,6 @@ their own the slower of the two decides: 1e6 / (actor) for each actor, 1e6 / (le
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, 
 from agents.learner import Learner
 from agents.policy import make_policy
 from agents.unroll import batch
+from benchmarks.command_line import make_parser
 
 UNROLL = 20
 MASKED = "MaskedCartPole-profile-v0"
@@ -93,7 +93,7 @@ def profile(envs: int, unrolls: int) -> dict[str, float]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--envs", type=int, nargs="+", default=[8, 32], help="environments of one actor")
     parser.add_argument("--unrolls", type=int, default=60, help="repetitions")
     arguments = parser.parse_args()

@@ -1,19 +1,18 @@
 """Time one step of a stream of the Transformers with memory against a call of `forward` with T = 1, which projects its
 memory anew.
 
-    python benchmarks/step_speed.py [--threads N]
+    python -m benchmarks.speed.step_speed [--threads N]
 
 The first table is batch 1, 4 layers or steps of depth, width 256, 4 heads, feed-forward 1024, memory 256, float32, in
 eager mode, of a stream 100 steps old and of one that begins with a full memory; both are stepped for more than twice
-the memory's capacity, so that their buffers slide within the measured steps (benchmarks/stream_age.py steps streams a
-million times). The long-term memory of an infinity-former is empty at age 100 and refitted once in 16 steps; the
-Universal Transformer runs all its depth ("none") or halts as its untrained halting unit says ("graves"). The second
+the memory's capacity, so that their buffers slide within the measured steps (stream_age.py beside this file steps
+streams a million times). The long-term memory of an infinity-former is empty at age 100 and refitted once in 16 steps;
+the Universal Transformer runs all its depth ("none") or halts as its untrained halting unit says ("graves"). The second
 table is an actor's shape, batch 32, width 64, 2 layers, with resets in one row of a hundred.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 import memory_cores
+from benchmarks.command_line import make_parser
 from memory_cores import MemoryCore, State
 
 SHAPE: dict[str, Any] = {"d_model": 256, "num_heads": 4, "d_ff": 1024, "memory_length": 256}
@@ -97,8 +97,7 @@ def timed() -> Iterator[tuple[str, dict[str, Any]]]:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = make_parser(__doc__, threads=1)
     torch.set_num_threads(parser.parse_args().threads)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)")

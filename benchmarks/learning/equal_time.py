@@ -1,7 +1,7 @@
 """Train several next-token models for the same time and score each on the whole validation split.
 
-    python benchmarks/equal_time.py CONFIG [CONFIG ...] [--minutes 30] [--parallel 2] [--root ROOT] [--unscored]
-        [KEY=VALUE ...]
+    python -m benchmarks.learning.equal_time CONFIG [CONFIG ...] [--minutes 30] [--parallel 2] [--root ROOT]
+        [--unscored] [KEY=VALUE ...]
 
 A configuration of lm/ or audio/ says how many tokens a run takes, since its learning rate follows them. Here each is
 measured first, for --rate-seconds of updates and one evaluation, which gives the number of tokens that fills --minutes
@@ -27,8 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import printed, score, train
+from benchmarks.command_line import make_parser, split_overrides
+from benchmarks.runs import printed, score, train
 
+MODULE = "benchmarks.learning.equal_time"
 EVALUATIONS = 10
 WARM_UP_UPDATES = 2
 
@@ -82,7 +84,7 @@ def measure(config: str, overrides: Sequence[str], seconds: float) -> Rate:
 def compare(config: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure, train and score one configuration."""
     overrides: list[str] = arguments.overrides
-    measured = printed(__file__, config, "--rate", f"--rate-seconds={arguments.rate_seconds}", *overrides)
+    measured = printed("-m", MODULE, config, "--rate", f"--rate-seconds={arguments.rate_seconds}", *overrides)
     rate = Rate(**json.loads(measured))
     updates = rate.updates(60 * arguments.minutes)
     warm_up = max(updates // 40, 1) * rate.tokens
@@ -122,17 +124,14 @@ def compressed_bits(config: str, overrides: Sequence[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, parallel=2, root="runs/equal_time")
     parser.add_argument("configs", nargs="+")
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--parallel", type=int, default=2)
-    parser.add_argument("--root", default="runs/equal_time")
     parser.add_argument("--rate-seconds", type=float, default=45.0)
     parser.add_argument("--unscored", action="store_true")
     parser.add_argument("--rate", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_intermixed_args()
-    arguments.overrides = [word for word in arguments.configs if "=" in word]
-    configs = [word for word in arguments.configs if "=" not in word]
+    configs, arguments.overrides = split_overrides(arguments.configs)
     if arguments.rate:
         print(json.dumps(vars(measure(configs[0], arguments.overrides, arguments.rate_seconds))))
         return

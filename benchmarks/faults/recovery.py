@@ -1,15 +1,13 @@
 """Time to recover from each fault that can be injected from outside, measured on small runs on this machine.
 
-    python benchmarks/faults.py [--deadline 5]
+    python -m benchmarks.faults.recovery [--deadline 5]
 
 Prints a row of `docs/reliability.md` each: from the fault to the first update that learns from an actor that the fault
-had hit, with the counters that tell of it; or, where the run ends, to its end with every process gone. Run it from the
-root of the repository.
+had hit, with the counters that tell of it; or, where the run ends, to its end with every process gone.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -19,11 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from agents.cluster import start_ray
 from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, RunConfig, TrainConfig
 from agents.trainer import ImpalaTrainer
+from benchmarks.command_line import make_parser
 from reverie import checkpoint
 from tests.agents.processes import actor_pids, command_line, descendants, wait_until
 
@@ -113,7 +110,7 @@ def ending(name: str, victim: bytes | None, number: int = signal.SIGKILL) -> Non
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--deadline", type=float, default=5.0, help="agent.unroll_deadline, in seconds")
     deadline = parser.parse_args().deadline
     print("| fault | what tells of it | longest wait for an update, s | recovered or ended after, s |")

@@ -1,6 +1,6 @@
 """Whether a step of an old stream costs more than one of a young stream, on streams that were stepped all the way.
 
-    python benchmarks/stream_age.py [--cores transformer_xl ...] [--ages 100 10000 1000000] [--threads 1]
+    python -m benchmarks.speed.stream_age [--cores transformer_xl ...] [--ages 100 10000 1000000] [--threads 1]
 
 One stream of each core, as it is built by default at width 64, float32, is given random inputs. At each age it is timed
 in turns with a stream of the same core that is 100 steps old when its turn begins, so that a machine that is slower for
@@ -9,16 +9,16 @@ a while is slower for both: the medians of the CPU times of 1,000 steps each, an
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 from collections.abc import Iterator
 
 import torch
-from step_speed import microseconds
 from torch import Tensor
 
 import memory_cores
+from benchmarks.command_line import make_parser
+from benchmarks.speed.step_speed import microseconds
 from memory_cores import MemoryCore, Stream
 
 CORES = ("lstm", "transformer_xl", "compressive", "infinity", "universal")
@@ -44,10 +44,9 @@ def compared(core: MemoryCore, old: Stream, inputs: Iterator[Tensor]) -> tuple[f
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, threads=1)
     parser.add_argument("--cores", nargs="+", choices=CORES, default=CORES)
     parser.add_argument("--ages", nargs="+", type=int, default=[10**2, 10**4, 10**6])
-    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
 """What one layer with 32 slots of memory remembers: a T-maze whose cue lies 51 steps before the choice.
 
-    python benchmarks/memory_span.py [--seeds 1 2 3] [--parallel 1] [--root runs/memory_span] [KEY=VALUE ...]
+    python -m benchmarks.learning.memory_span [--seeds 1 2 3] [--parallel 1] [--root runs/memory_span] [KEY=VALUE ...]
 
 The slots are 32 remembered steps of a Transformer-XL; 16 remembered steps and 16 compressed slots, of 4 steps or of 1
 each, of a Compressive Transformer; 8 remembered steps and a signal of 24 basis functions of an infinity-former. One
@@ -17,7 +17,8 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from command_line import score, train
+from benchmarks.command_line import make_parser
+from benchmarks.runs import score, train
 
 COMMON = ("core.num_layers=1", "agent.learning_rate.initial=1e-3", "agent.learning_rate.final=1e-4")
 """Options of all settings."""
@@ -48,11 +49,8 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, seeds=[1, 2, 3], parallel=1, root="runs/memory_span")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--parallel", type=int, default=1)
-    parser.add_argument("--root", default="runs/memory_span")
     arguments = parser.parse_intermixed_args()
     settings = itertools.product(SETTINGS, arguments.seeds)
     with ThreadPoolExecutor(arguments.parallel) as pool:

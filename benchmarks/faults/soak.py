@@ -1,10 +1,10 @@
 """Train for some minutes while processes are killed: does the run go on, and does anything pile up or stay behind?
 
-    python benchmarks/soak.py [--minutes 30] [--every 60] [--seed 1]
+    python -m benchmarks.faults.soak [--minutes 30] [--every 60] [--seed 1]
 
 Two nodes of a Ray cluster on this machine hold two actors each. Every `--every` seconds, in turn, one actor chosen at
 random is killed, then one node (another takes its place). The run is stopped by SIGTERM and its last checkpoint
-resumed. Run it from the root of the repository.
+resumed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import queue
 import random
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -23,11 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from agents.cluster import LOCAL
 from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, RunConfig, TrainConfig
 from agents.trainer import ImpalaTrainer
+from benchmarks.command_line import make_parser
 from reverie import checkpoint, train
 from reverie.run_folder import open_run
 from tests.agents.processes import actor_pids, descendants, listening, wait_until
@@ -143,10 +141,9 @@ def gap_after(moment: float, done: list[float]) -> float:
 
 def main() -> None:
     """Print what happened."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, seed=1)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--every", type=float, default=60, help="seconds between two kills")
-    parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     os.environ.update(LOCAL)
     from ray.cluster_utils import Cluster

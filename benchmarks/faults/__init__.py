@@ -1,0 +1,1 @@
+"""How faults are survived: time to recover, and long runs under kills."""

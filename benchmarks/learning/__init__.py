@@ -1,0 +1,1 @@
+"""How well learned: figures of trained models and agents, beside those of peers."""

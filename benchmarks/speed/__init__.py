@@ -1,0 +1,1 @@
+"""How fast: steps of a stream, environment steps and samples a second."""
