@@ -18,11 +18,11 @@ from agents.actor import Weights
 from agents.cluster import is_joined, start_ray
 from agents.config import ExperimentConfig
 from agents.inference import InferenceServer
-from agents.learner import TrainingError
 from agents.reaper import start_reaper, stop_reaper
 from agents.remote_actor import RemoteActor, env_spaces
 from agents.unroll import Unroll
 from envs import EnvError
+from training.errors import TrainingError
 
 MAX_BACKOFF = 60.0
 """Seconds at most before an actor is started again."""

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents.features import joined, one_hot
-from agents.moments import RunningMoments, SumInPlace
+from agents.moments import RunningMoments
 from envs import Leaf, leaves
+from training.process_group import SumInPlace
 
 Network = Literal["auto", "mlp", "shallow", "deep"]
 """How images are encoded; other observations are vectors whatever it is."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.actor import weights_of
+from agents.actor import copy_weights
 from agents.actor_source import make_actors
 from agents.config import ExperimentConfig
 from agents.learner import Learner
@@ -65,7 +65,7 @@ class ImpalaTrainer:
     def update(self) -> dict[str, float]:
         """One learner update on the next batch of unrolls; returns metrics by TensorBoard tag, counts as int."""
         if self.published != self.update_count:
-            self.actors.publish(weights_of(self.learner.policy), self.update_count)
+            self.actors.publish(copy_weights(self.learner.policy), self.update_count)
             self.published = self.update_count
         unrolls = self._gather()
         lags = [self.update_count - unroll.version for unroll in unrolls]

@@ -31,8 +31,8 @@ from audio.layouts import SPLITS, Source, find_sources
 from audio.quantiser import QUANTISERS, Quantiser
 from audio.waveform import Samples
 from lm.corpus import Split
-from lm.errors import InputError
 from lm.prepared import MANIFEST, cache_root, file_sha256, making, open_numbers, opened_or_made, read_manifest
+from training.errors import InputError
 
 FORMAT = 1
 PIECE = 2**22

@@ -14,11 +14,11 @@ from audio.clip_header import ClipError
 from audio.quantiser import Quantiser
 from audio.wavenet import WaveNet
 from audio.wavenet_generation import Ends, generate_codes
-from lm.errors import InputError
 from lm.generation import TokenStream
 from lm.lanes import as_int64
 from lm.model import Head, LanguageModel, Sampling
 from lm.softmax import CategoricalHead, Softmax, TokenEmbedding, sampling_probabilities
+from training.errors import InputError
 
 
 class Generated(NamedTuple):

@@ -24,7 +24,7 @@ from audio.clip_header import ClipError
 from audio.config import DataConfig
 from audio.waveform import open_regular
 from lm.config import SplitConfig
-from lm.errors import InputError
+from training.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 LISTS = {"train.txt": "train", "valid.txt": "validation", "test.txt": "test"}

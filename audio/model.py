@@ -13,9 +13,9 @@ from audio.config import ModelConfig
 from audio.logistic_mixture import LogisticMixture, from_parameters
 from audio.mu_law import MU
 from audio.quantiser import Quantiser
-from lm.config import CoreConfig
 from lm.model import IGNORED, FrontEnd, Head, LanguageModel, Sampling
 from lm.softmax import Softmax, TokenEmbedding
+from training.config import CoreConfig
 
 FEATURES = 2
 """Of a sample: itself, and itself companded, so that a quiet one is not lost beside a loud one."""
@@ -96,6 +96,6 @@ def make_model(quantiser: Quantiser, core: CoreConfig, model: ModelConfig) -> La
         )
     embedding = TokenEmbedding(quantiser.levels, core.d_model, model.dropout)
     softmax = Softmax(quantiser.levels, core.d_model, model.dropout)
-    if model.tied:
+    if model.tie_embeddings:
         softmax.tie(embedding)
     return LanguageModel(embedding, memory_core, softmax)

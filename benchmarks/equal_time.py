@@ -91,9 +91,9 @@ def compare(config: str, arguments: argparse.Namespace) -> dict[str, Any]:
         flush=True,
     )
     length = [
-        f"train.total_steps={updates * rate.tokens}",
+        f"train.total_tokens={updates * rate.tokens}",
         f"train.evaluation_interval={max(updates // EVALUATIONS, 1)}",
-        f"train.learning_rate.warmup_steps={warm_up}",
+        f"train.learning_rate.warmup_tokens={warm_up}",
     ]
     seconds = train(config, run, [*overrides, *length])
     figures = {} if arguments.unscored else score(run)

@@ -22,10 +22,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from agents.cluster import start_ray
-from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, RunConfig, TrainConfig
+from agents.config import AgentConfig, EnvConfig, ExperimentConfig, TrainConfig
 from agents.trainer import ImpalaTrainer
 from reverie import checkpoint
 from tests.agents.processes import actor_pids, command_line, descendants, wait_until
+from training.config import CoreConfig, RunConfig
 
 RANDOM = "tests.agents.scripted_envs:RandomEpisodes-v0"
 

@@ -26,11 +26,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from agents.cluster import LOCAL
-from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, RunConfig, TrainConfig
+from agents.config import AgentConfig, EnvConfig, ExperimentConfig, TrainConfig
 from agents.trainer import ImpalaTrainer
 from reverie import checkpoint, train
 from reverie.run_folder import open_run
 from tests.agents.processes import actor_pids, descendants, listening, wait_until
+from training.config import CoreConfig, RunConfig
 
 
 class Watched(ImpalaTrainer):

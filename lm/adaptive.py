@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.errors import InputError
 from lm.model import IGNORED, FrontEnd
 from lm.softmax import CategoricalHead
+from training.errors import InputError
 
 
 class Bands(nn.Module):

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from lm.config import DataConfig
 from lm.documents import SPLITS, Document, find_documents
-from lm.errors import InputError
 from lm.prepared import MANIFEST, cache_root, file_sha256, making, open_numbers, opened_or_made, read_manifest
 from lm.vocabularies import described, make_vocabulary
 from lm.vocabulary import Tokens, Vocabulary
+from training.errors import InputError
 
 FORMAT = 2
 PIECE = 2**24

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from lm.config import DataConfig, ExperimentConfig, TrainConfig
 from lm.corpus import Corpus, Split, prepare
-from lm.errors import InputError
 from lm.frequency import Bucket, frequency_buckets, perplexity
 from lm.lanes import inputs_and_targets
-from lm.model import IGNORED, LanguageModel, load_weights
+from lm.model import IGNORED, LanguageModel
 from lm.text_model import make_model
 from lm.vocabulary import CharacterVocabulary, Vocabulary
 from lm.words import WordVocabulary
+from training.errors import InputError
+from training.weights import load_weights
 
 CALL_LENGTH = 512
 """Steps of one call of the model, rounded up to whole periods of its core, in which attention costs least."""

@@ -14,25 +14,25 @@ READ_LENGTH = 512
 """Steps of one call of the model over a prompt."""
 
 
-class Written(NamedTuple):
-    """One token that was written."""
+class GeneratedToken(NamedTuple):
+    """One token that was generated."""
 
     token: int
     log_probability: float
-    """What the model gave it, in nats, whatever the temperature it was drawn with."""
+    """log p of the token under the model, in nats, whatever the temperature it was drawn with."""
 
 
 @torch.no_grad()
 def generate(
     model: LanguageModel, prompt: Tensor, num_tokens: int, sampling: Sampling, seed: int = 0
-) -> Iterator[Written]:
-    """Write the tokens of a document that begins with prompt (N,) int64, which may be empty."""
+) -> Iterator[GeneratedToken]:
+    """Generate tokens of a document that begins with prompt (N,) int64, which may be empty."""
     generator = torch.Generator().manual_seed(seed)
     stream = TokenStream(model, batch_size=1)
     y = stream.read(prompt[None])
     for count in range(num_tokens):
         token = model.head.sample(y, sampling, generator).to(y.device)
-        yield Written(int(token), -float(model.head.losses(y, token)))
+        yield GeneratedToken(int(token), -float(model.head.losses(y, token)))
         if count + 1 < num_tokens:
             y = stream.step(token)
 

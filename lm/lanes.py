@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lm.corpus import Split
-from lm.errors import InputError
 from lm.model import IGNORED
+from training.errors import InputError
 
 
 class Segment(NamedTuple):

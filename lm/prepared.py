@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lm.errors import InputError
+from training.errors import InputError
 
 MANIFEST = "manifest.json"
 

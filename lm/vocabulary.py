@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lm.errors import InputError
+from training.errors import InputError
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 """(N,) token numbers in the smallest unsigned type that holds the vocabulary."""

@@ -1,4 +1,4 @@
-"""Training models of sound so that they are heard, evaluating them, and letting them write."""
+"""Training, evaluating and generating with models of sound."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from audio.evaluation import Evaluation, corpus_as_trained
 from audio.evaluation import evaluate as score
 from audio.generation import generate as write
 from audio.generation import read_prompt
-from audio.listening import Listener
 from audio.model import make_model
 from audio.quantiser import QUANTISERS
+from audio.samples import AudioSampler
 from audio.trainer import make_trainer as make_audio_trainer
 from lm.corpus import Split
-from lm.model import LanguageModel, Sampling, load_weights
-from lm.trainer import NextTokenTrainer, evaluated_weights
+from lm.model import LanguageModel, Sampling
+from lm.trainer import NextTokenTrainer
 from reverie.checkpoint import Checkpoint
 from reverie.config import load_experiment
-from reverie.device import require_device
-from reverie.errors import UserError
 from reverie.language_model import AS_TRAINED, combinations, print_table
 from reverie.run_folder import CONFIG, newest_checkpoint
-from reverie.trainer import Listening
+from reverie.train import SamplingPlan
+from training.averaging import evaluation_weights
+from training.device import require_device
+from training.errors import UserError
+from training.weights import load_weights
 
 
 class Trained(NamedTuple):
@@ -45,21 +47,22 @@ class Trained(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def make_trainer(config: audio.config.ExperimentConfig) -> tuple[NextTokenTrainer, Listening | None]:
-    """The trainer of an experiment, and what is to be heard of it."""
+def make_trainer(config: audio.config.ExperimentConfig) -> tuple[NextTokenTrainer, SamplingPlan | None]:
+    """The trainer of an experiment, and the plan of its audio samples."""
     corpus = prepare(config.data)
     trainer = make_audio_trainer(config, corpus)
-    if config.train.listening is None:
+    samples = config.train.audio_samples
+    if samples is None:
         return trainer, None
-    listener = Listener(config, config.train.listening, corpus)
-    return trainer, Listening(listener.interval, lambda: listener.listen(trainer))
+    sampler = AudioSampler(config, samples, corpus)
+    return trainer, SamplingPlan(samples.interval, lambda: sampler.sample(trainer))
 
 
 def model_and_validation(config: audio.config.ExperimentConfig, found: Checkpoint) -> tuple[LanguageModel, Split]:
     """The model of a checkpoint, and the validation split as it was trained for."""
     corpus = corpus_as_trained(config, found.fingerprint["quantiser"])
     model = make_model(corpus.quantiser, config.core, config.model)
-    load_weights(model, evaluated_weights(found.weights, found.state["trainer"]))
+    load_weights(model, evaluation_weights(found.weights, found.state["trainer"]))
     return model, corpus.splits["validation"]
 
 
@@ -83,12 +86,13 @@ def evaluate(run: Path, overrides: Sequence[str], split: str | None, as_json: bo
                 f"{result.clips:,} clips, {result.samples / result.rate:,.1f} s\n"
                 f"  {result.quantiser} at {result.rate:,} samples a second, gain {result.gain:.6g}"
             )
+        unigram, bigram = result.baselines
         rows.append(
             [" ".join(words) or AS_TRAINED, f"{result.bits_per_sample:.4f}", f"{result.nats_per_sample:.4f}",
-             f"{result.floors.unigram:.4f}", "-" if result.floors.bigram is None else f"{result.floors.bigram:.4f}"]
+             f"{unigram:.4f}", "-" if bigram is None else f"{bigram:.4f}"]
         )  # fmt: skip
     if not as_json:
-        header = ["memory and data", "bits/sample", "nats/sample", "unigram floor", "bigram floor (bits/sample)"]
+        header = ["memory and data", "bits/sample", "nats/sample", "unigram baseline", "bigram baseline (bits/sample)"]
         print_table([header, *rows])
     return 0
 
@@ -164,7 +168,7 @@ def _trained(run: Path) -> Trained:
     found = newest_checkpoint(run)
     if found.fingerprint.get("path") != "audio":
         raise UserError(f"{found.path}: is not the checkpoint of a model of audio")
-    weights = evaluated_weights(found.weights, found.state["trainer"])
+    weights = evaluation_weights(found.weights, found.state["trainer"])
     return Trained(found.step, dict(found.fingerprint["quantiser"]), weights)
 
 
@@ -173,5 +177,5 @@ def _figures(result: Evaluation) -> Mapping[str, Any]:
         "nats_per_sample": result.nats_per_sample,
         "bits_per_sample": result.bits_per_sample,
     }
-    figures["floors"] = result.floors._asdict()
+    figures["baselines"] = result.baselines._asdict()
     return figures

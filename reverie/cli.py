@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reverie.arguments import make_parser
-from reverie.errors import UserError
+from training.errors import UserError
 
 if TYPE_CHECKING:
     from reverie.config import Experiment
-    from reverie.trainer import Listening, Trainer
+    from reverie.train import SamplingPlan
+    from training.trainer import Trainer
 
-OUR_PACKAGES = ("memory_cores", "envs", "agents", "audio", "lm")
+OUR_PACKAGES = ("memory_cores", "training", "envs", "agents", "audio", "lm")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,12 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
-        code = _code_of_expected(error)
-        if code is None:
-            raise
-        _print_error(error)
-        return code
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -80,18 +75,18 @@ def train(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(config.train.num_threads)
         from reverie import train as training
 
-        trainer, listening = make_trainer(config, arguments.address)
+        trainer, sampling = make_trainer(config, arguments.address)
         with contextlib.closing(trainer):
             print(f"training {config.core.name} on {_subject(config)} in {folder}", file=sys.stderr)
-            return training.run(config, trainer, folder, resume, changed_data, listening)
+            return training.run(config, trainer, folder, resume, changed_data, sampling)
 
 
-def make_trainer(config: Experiment, address: str | None = None) -> tuple[Trainer, Listening | None]:
-    """The trainer of an experiment, with actors on the Ray cluster at `address`, and what is to be heard of it."""
+def make_trainer(config: Experiment, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:
+    """The trainer of an experiment, with actors on the Ray cluster at `address`, and the plan of its audio samples."""
     import agents.config
     import audio.config
     import lm.config
-    from reverie.device import require_device
+    from training.device import require_device
 
     require_device(config.train.device)
     if address is not None and not isinstance(config, agents.config.ExperimentConfig):
@@ -266,23 +261,6 @@ def check_packages() -> None:
 def _print_error(error: Exception) -> None:
     lines = str(error).splitlines()
     print("error:", "\n  ".join(["", *lines] if len(lines) > 1 else lines), file=sys.stderr)
-
-
-def _code_of_expected(error: Exception) -> int | None:
-    """The exit code of an error of our other packages that its message explains; None for any other."""
-    kinds = (
-        ("envs", "EnvError", 2),
-        ("envs", "EnvFault", 1),
-        ("agents.learner", "DivergenceError", 3),
-        ("agents.learner", "TrainingError", 1),
-        ("lm.errors", "InputError", 2),
-        ("lm.errors", "TrainingError", 1),
-    )
-    for module, name, code in kinds:
-        # A package that was never imported, to keep the start fast, has raised nothing.
-        if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
-            return code
-    return None
 
 
 def _subject(config: Experiment) -> str:

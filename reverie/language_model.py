@@ -1,4 +1,4 @@
-"""Evaluating trained language models, and letting them write."""
+"""Evaluating and generating with trained language models."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from lm.config import ExperimentConfig, TaskConfig
 from lm.corpus import Split, prepare
 from lm.evaluation import Evaluation
 from lm.evaluation import evaluate as score
-from lm.generation import Written
+from lm.generation import GeneratedToken
 from lm.generation import generate as write
-from lm.model import LanguageModel, Sampling, load_weights
+from lm.model import LanguageModel, Sampling
 from lm.tasks import task_corpus
 from lm.text_model import make_model
-from lm.trainer import evaluated_weights
 from lm.vocabularies import described
 from lm.vocabulary import Vocabulary
 from reverie.checkpoint import Checkpoint
 from reverie.config import load_experiment
-from reverie.device import require_device
-from reverie.errors import UserError
 from reverie.run_folder import CONFIG, newest_checkpoint
+from training.averaging import evaluation_weights
+from training.device import require_device
+from training.errors import UserError
+from training.weights import load_weights
 
 AS_TRAINED = "as trained"
 
@@ -51,7 +52,7 @@ def model_and_validation(config: ExperimentConfig, found: Checkpoint) -> tuple[L
     """The model of a checkpoint, and the validation split in the numbering it was trained with."""
     vocabulary = described(found.fingerprint["vocabulary"])
     model = make_model(vocabulary.size, config.core, config.model)
-    load_weights(model, evaluated_weights(found.weights, found.state["trainer"]))
+    load_weights(model, evaluation_weights(found.weights, found.state["trainer"]))
     if isinstance(config.data, TaskConfig):
         return model, task_corpus(config.data, model.core.period).splits["validation"]
     return model, prepare(config.data, vocabulary).splits["validation"]
@@ -104,7 +105,7 @@ def generate(
     raw = os.fsencode(prompt)  # as it was typed, also where that is not UTF-8
     tokens = trained.vocabulary.encode(raw, "--prompt")
     start = torch.tensor(tokens.tolist(), dtype=torch.int64)
-    written: list[Written] = []
+    written: list[GeneratedToken] = []
     writing = _noted(write(model, start, num_tokens, sampling, seed), written)
     if as_json:
         text = "".join(_texts(writing, trained.vocabulary))
@@ -125,14 +126,14 @@ def generate(
     return 0
 
 
-def _noted(words: Iterable[Written], written: list[Written]) -> Iterator[int]:
+def _noted(words: Iterable[GeneratedToken], written: list[GeneratedToken]) -> Iterator[int]:
     """The tokens of words, each put down in `written` on its way."""
     for word in words:
         written.append(word)
         yield word.token
 
 
-def _likelihood(written: Sequence[Written]) -> dict[str, float]:
+def _likelihood(written: Sequence[GeneratedToken]) -> dict[str, float]:
     total = math.fsum(word.log_probability for word in written)
     return {"log_likelihood": total, "nats_per_token": -total / len(written)}
 
@@ -159,7 +160,7 @@ def _trained(run: Path) -> Trained:
     found = newest_checkpoint(run)
     if found.fingerprint.get("path") != "lm":
         raise UserError(f"{found.path}: is not the checkpoint of a language model")
-    weights = evaluated_weights(found.weights, found.state["trainer"])
+    weights = evaluation_weights(found.weights, found.state["trainer"])
     return Trained(found.step, described(found.fingerprint["vocabulary"]), weights)
 
 
@@ -182,10 +183,10 @@ def _print_results(title: str, results: Sequence[tuple[list[str], Evaluation | A
         header = [
             "memory and data",
             "nats/symbol",
-            "symbols right",
-            "sequences right",
-            "symbols, shown",
-            "sequences, shown",
+            "symbols, generated",
+            "sequences, generated",
+            "symbols, teacher-forced",
+            "sequences, teacher-forced",
         ]
     else:
         bytes_counted = "" if first.num_bytes is None else f"{first.num_bytes:,} bytes, "
@@ -205,10 +206,10 @@ def _print_results(title: str, results: Sequence[tuple[list[str], Evaluation | A
 def _cells(result: Evaluation | Answers) -> list[str]:
     if isinstance(result, Answers):
         shares = (
-            result.written_symbol_accuracy,
-            result.written_sequence_accuracy,
-            result.shown_symbol_accuracy,
-            result.shown_sequence_accuracy,
+            result.generated_symbol_accuracy,
+            result.generated_sequence_accuracy,
+            result.teacher_forced_symbol_accuracy,
+            result.teacher_forced_sequence_accuracy,
         )
         return [f"{result.nats_per_symbol:.4f}", *(_number(share, ".4f") for share in shares)]
     bits = (result.nats_per_token, result.bits_per_byte, result.bits_per_character)

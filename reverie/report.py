@@ -18,9 +18,9 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from reverie import yaml_loader
-from reverie.errors import UserError
 from reverie.metrics_file import read_rows
 from reverie.run_folder import CONFIG, METRICS, flatten
+from training.errors import UserError
 
 CURVES = {
     "episode/return": "mean episode return",
@@ -30,7 +30,7 @@ CURVES = {
     "validation/bits_per_sample": "validation loss (bits per sample)",
 }
 """The metrics drawn, where a run has them, with their axis labels."""
-FLOORS = {"floor/unigram_bits_per_sample": "unigram", "floor/bigram_bits_per_sample": "bigram"}
+BASELINES = {"baseline/unigram_bits_per_sample": "unigram", "baseline/bigram_bits_per_sample": "bigram"}
 """What tables need on the same data, drawn as lines beside `validation/bits_per_sample`."""
 NUM_BINS = 100
 FINAL_FRACTION = 0.1
@@ -56,7 +56,7 @@ class Run:
     curves: dict[str, tuple[Array, Array]]
     seconds: dict[str, Array]
     """For each tag the seconds of training at each of its steps; of a run that has no clock, nothing."""
-    floors: dict[str, float]
+    baselines: dict[str, float]
 
     @property
     def task(self) -> str:
@@ -232,8 +232,8 @@ def _read_run(folder: Path) -> Run:
                 seconds[tag] = times
     if not curves:
         raise ReportError(f"{folder / METRICS}: has no row with {' or '.join(CURVES)} yet")
-    floors = {tag: float(row[tag]) for row in rows for tag in FLOORS if isinstance(row.get(tag), int | float)}
-    return Run(folder, flatten(config), curves, seconds, floors)
+    baselines = {tag: float(row[tag]) for row in rows for tag in BASELINES if isinstance(row.get(tag), int | float)}
+    return Run(folder, flatten(config), curves, seconds, baselines)
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
@@ -280,9 +280,9 @@ def _draw_group(panel: Axes, tag: str, by_time: bool, group: Group, index: int) 
 
 
 def _draw_floors(panel: Axes, runs: Sequence[Run]) -> None:
-    for (tag, name), dash in zip(FLOORS.items(), (":", "-."), strict=True):
-        for value in sorted({round(run.floors[tag], 6) for run in runs if tag in run.floors}):
-            panel.axhline(value, color="0.4", linestyle=dash, linewidth=1.2, label=f"{name} floor {value:.2f}")
+    for (tag, name), dash in zip(BASELINES.items(), (":", "-."), strict=True):
+        for value in sorted({round(run.baselines[tag], 6) for run in runs if tag in run.baselines}):
+            panel.axhline(value, color="0.4", linestyle=dash, linewidth=1.2, label=f"{name} baseline {value:.2f}")
 
 
 def _dress(panel: Axes, tag: str, by_time: bool) -> None:

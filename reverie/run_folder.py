@@ -15,7 +15,7 @@ from typing import Any
 from reverie import checkpoint, yaml_loader
 from reverie.checkpoint import Checkpoint
 from reverie.config import RUN_NAME, Experiment, dump
-from reverie.errors import UserError
+from training.errors import UserError
 
 CONFIG, METRICS, EVENTS, CHECKPOINTS, SAMPLES, LOCK = (
     "config.yaml",

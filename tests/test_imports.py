@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "memory_cores": {"memory_cores"},
-    "envs": {"envs"},
-    "agents": {"agents", "envs", "memory_cores"},
-    "lm": {"lm", "memory_cores"},
-    "audio": {"audio", "lm", "memory_cores"},
-    "reverie": {"reverie", "agents", "audio", "envs", "lm", "memory_cores"},
+    "training": {"training", "memory_cores"},
+    "envs": {"envs", "training", "memory_cores"},
+    "agents": {"agents", "envs", "training", "memory_cores"},
+    "lm": {"lm", "training", "memory_cores"},
+    "audio": {"audio", "lm", "training", "memory_cores"},
+    "reverie": {"reverie", "agents", "audio", "envs", "lm", "training", "memory_cores"},
 }
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from lm.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, Bands
-from lm.config import AdaptiveConfig, CoreConfig, ModelConfig
-from lm.errors import InputError
-from lm.model import IGNORED, weights_of
+from lm.config import AdaptiveConfig, ModelConfig
+from lm.model import IGNORED
 from lm.text_model import make_model
+from training.config import CoreConfig
+from training.errors import InputError
+from training.weights import weights_of
 
 CUTOFFS, SIZE, WIDTH = [5, 12], 30, 16
 

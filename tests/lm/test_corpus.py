@@ -16,9 +16,9 @@ from lm import vocabulary as vocabulary_module
 from lm.config import DataConfig, SplitConfig
 from lm.corpus import count_words, prepare
 from lm.documents import SPLITS, find_documents
-from lm.errors import InputError
 from lm.vocabularies import described
 from lm.vocabulary import CharacterVocabulary
+from training.errors import InputError
 
 SHAKESPEARE = Path(__file__).parents[2] / "data" / "tinyshakespeare" / "input.txt"
 

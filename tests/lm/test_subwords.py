@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from lm.config import DataConfig
 from lm.corpus import prepare
-from lm.errors import InputError
 from lm.subwords import SubwordVocabulary, letters_of_bytes, pieces_of, trained_subwords
 from lm.vocabularies import described
 from tests.lm.synthetic import sentences
+from training.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import memory_cores
-from lm.answers import evaluate_task, score_answers, written_answers
-from lm.config import CoreConfig, ModelConfig, TaskConfig, TaskExperimentConfig
-from lm.errors import InputError
+from lm.answers import evaluate_task, generate_answers, score_answers
+from lm.config import ModelConfig, TaskConfig, TaskExperimentConfig
 from lm.lanes import Lanes
 from lm.model import IGNORED
 from lm.tasks import answer_length, by_count, correct, document, drifting, symbols_of, task_corpus
@@ -22,6 +21,8 @@ from lm.text_model import make_model
 from lm.trainer import make_trainer
 from tests.equality import same
 from tests.lm.synthetic import OPTIONS, Experiment
+from training.config import CoreConfig
+from training.errors import InputError
 
 TASKS = ("copy", "reverse", "sorting", "duplication")
 
@@ -137,20 +138,20 @@ def test_ties_may_come_in_any_order_but_each_symbol_once() -> None:
 
 
 @pytest.mark.parametrize("core", memory_cores.names())
-def test_written_answers_are_the_likeliest_tokens_one_by_one(core: str) -> None:
+def test_generated_answers_are_the_likeliest_tokens_one_by_one(core: str) -> None:
     config = small("copy")
     torch.manual_seed(2)
     model = make_model(12, CoreConfig(core, 16, dict(OPTIONS.get(core, {}))), ModelConfig()).eval()
     split = task_corpus(config, 4).splits["validation"]
     questions = split.tokens.reshape(5, -1)[:, :8].astype(np.int64)
-    written = written_answers(model, questions, 7, batch_size=2)
-    sequences = torch.from_numpy(np.concatenate([questions, written], axis=1))
+    generated = generate_answers(model, questions, 7, batch_size=2)
+    sequences = torch.from_numpy(np.concatenate([questions, generated], axis=1))
     reset = torch.zeros(sequences.shape, dtype=torch.bool)
     reset[:, 0] = True
     with torch.no_grad():
         y = model(sequences.roll(1, dims=1), model.core.initial_state(5), reset).y
         log_probabilities = model.head.log_probabilities(y)[:, 8:]
-    chosen = log_probabilities.gather(-1, torch.from_numpy(written)[..., None])[..., 0]
+    chosen = log_probabilities.gather(-1, torch.from_numpy(generated)[..., None])[..., 0]
     torch.testing.assert_close(chosen, log_probabilities.max(-1).values, atol=1e-4, rtol=0)
 
 
@@ -176,10 +177,10 @@ def test_a_model_learns_to_copy_and_its_scores_say_so(experiment: Experiment) ->
     assert rows[-1]["validation/symbol_accuracy"] > 0.95
     assert rows[-1]["validation/nats_per_token"] < 0.3
     result = evaluate_task(config, trainer.weights(), "validation")
-    assert result.shown_symbol_accuracy == pytest.approx(rows[-1]["validation/symbol_accuracy"])
-    assert result.shown_sequence_accuracy == pytest.approx(rows[-1]["validation/sequence_accuracy"])
-    assert result.written_symbol_accuracy is not None
-    assert result.written_symbol_accuracy > 0.9
+    assert result.teacher_forced_symbol_accuracy == pytest.approx(rows[-1]["validation/symbol_accuracy"])
+    assert result.teacher_forced_sequence_accuracy == pytest.approx(rows[-1]["validation/sequence_accuracy"])
+    assert result.generated_symbol_accuracy is not None
+    assert result.generated_symbol_accuracy > 0.9
     assert result.sequences == 20
     others = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=3))
     other = evaluate_task(others, trainer.weights(), "validation")
@@ -213,7 +214,7 @@ def test_an_update_without_a_target_learns_nothing_but_remembers(experiment: Exp
 def test_targets_of_an_update_weigh_alike_however_its_segments_hold_them(experiment: Experiment) -> None:
     data = small("copy", length=9)
     fields = {"batch_size": 2, "max_grad_norm": 1e9}
-    parts = make_trainer(task_experiment(experiment, "feedforward", data, segment_length=4, update_period=5, **fields))
+    parts = make_trainer(task_experiment(experiment, "feedforward", data, segment_length=4, accumulate=5, **fields))
     whole = make_trainer(task_experiment(experiment, "feedforward", data, segment_length=20, **fields))
     assert parts.update()["loss/next_token"] == pytest.approx(whole.update()["loss/next_token"], rel=1e-5)
     for mine, theirs in zip(parts.model.parameters(), whole.model.parameters(), strict=True):

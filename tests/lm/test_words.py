@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from lm.config import DataConfig
 from lm.corpus import prepare
-from lm.errors import InputError
 from lm.vocabularies import described
 from lm.words import WordVocabulary, commonest_words, words_of
+from training.errors import InputError
 
 TEXT = " = Title = \n the cat sat on the mat . \n\n the <unk> ran \n"
 
