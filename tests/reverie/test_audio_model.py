@@ -182,6 +182,7 @@ def test_a_trained_model_writes_sound(config: str, quantiser: str, capsys: pytes
         (["train", "experiment.yaml", "data.words=[one]"], "data.words: is for the layout speechcommands alone"),
         (["train", "experiment.yaml", "data.tokens=bytes"], "data.tokens: unknown key"),
         (["train", "experiment.yaml", "train.audio_samples={seconds: 1}"], "train.audio_samples.interval: missing"),
+        (["train", "experiment.yaml", "train.listening={interval: 3}"], "renamed; write train.audio_samples"),
         (["train", "experiment.yaml", "data.sample_rate=16000"], "no clip of train can be used"),
         (["evaluate", "runs/run", "--episodes", "3"], "--episodes: for agents only"),
         (["evaluate", "runs/run", "--by-frequency"], "--by-frequency: for models of text only"),

@@ -274,3 +274,26 @@ def test_shipped_configurations_load_and_say_how_to_get_their_data(name: str) ->
     assert config.data.origin in str(raised.value)
     assert config.data.path in str(raised.value)
     assert "http" in config.data.origin
+
+
+def test_a_key_that_was_renamed_is_named_by_what_it_is_called_now(config: str) -> None:
+    text = CONFIG.replace("total_tokens", "total_steps").replace("shape: cosine", "warmup_steps: 3")
+    Path("old.yaml").write_text(text)
+    words = ["model.tied=false", "train.update_period={final: 4, switch_step: 5}"]
+    with pytest.raises(ConfigError) as caught:
+        load_experiment("old.yaml", words)
+    problems = [re.sub(r" \(line [0-9]+\)", "", problem) for problem in caught.value.problems]
+    assert sorted(problems) == [
+        "model.tied: renamed; write model.tie_embeddings",
+        "train.learning_rate.warmup_steps: renamed; write train.learning_rate.warmup_tokens",
+        "train.total_steps: renamed; write train.total_tokens",
+        "train.update_period: renamed; write train.accumulate",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(config, ["train.accumulate={final: 4, switch_step: 5}"])
+    assert caught.value.problems == ["train.accumulate.switch_step: renamed; write train.accumulate.switch_tokens"]
+
+
+def test_a_model_that_diverges_ends_with_exit_code_3(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", config, "train.learning_rate=1e30"]) == 3
+    assert "5 updates in a row" in capsys.readouterr().err
