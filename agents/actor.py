@@ -64,7 +64,7 @@ class Acting:
 
 
 class ActsOnEntries(Protocol):
-    """What an actor acts with: `Acting` here, or `agents.inference.RemoteActing`."""
+    """Chooses an actor's actions: `Acting` here, or `agents.inference.RemoteActing`."""
 
     version: int
     core_state: dict[str, np.ndarray]

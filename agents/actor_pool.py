@@ -162,9 +162,9 @@ class ActorPool:
             try:
                 unroll: Unroll = self.ray.get(ready[0])
             except self.ray.exceptions.RayError as error:
-                self._failed(request.slot, error)
+                self._handle_failure(request.slot, error)
                 continue
-            self._delivered(request.slot)
+            self._handle_delivery(request.slot)
             return unroll
 
     def _start(self, slot: Slot) -> None:
@@ -183,7 +183,7 @@ class ActorPool:
         allowance = 0.0 if slot.has_delivered else self.config.agent.start_deadline
         return time.monotonic() + self.config.agent.unroll_deadline + allowance
 
-    def _delivered(self, slot: Slot) -> None:
+    def _handle_delivery(self, slot: Slot) -> None:
         slot.failures = self.server_failures = 0
         slot.has_delivered = True
         # A queued unroll only begins when the one before it is done.
@@ -202,7 +202,7 @@ class ActorPool:
             self.counts["actors/missed_deadlines"] += 1
             self._replace(self.slots[index], TimeoutError(f"no unroll within {self.config.agent.unroll_deadline:g} s"))
 
-    def _failed(self, slot: Slot, error: Exception) -> None:
+    def _handle_failure(self, slot: Slot, error: Exception) -> None:
         # An actor's own death comes as such; that of the inference process as the cause of an error in the actor.
         if self.server is not None and isinstance(getattr(error, "cause", None), self.ray.exceptions.RayError):
             self._restart_server(error)

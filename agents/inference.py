@@ -21,7 +21,7 @@ from envs import Entry
 
 @dataclass(frozen=True)
 class Reply:
-    """What an actor gets for the entries of its B rows."""
+    """The answer to an actor for the entries of its B rows."""
 
     action: np.ndarray
     """(B, ...)"""

@@ -29,6 +29,7 @@ from agents.policy import make_policy
 from agents.unroll import Unroll, batch
 from training.errors import TrainingError
 from training.process_group import join_group, make_sum, pack, unpack
+from training.weights import load_weights, weights_of
 
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]
 
@@ -59,7 +60,7 @@ class Learners:
                 self.connections.append(ours)
             with self._name_lost_learners():
                 join_learners(config, 0, str(meeting_place / "store"))
-            self._send("load", pack(policy.state_dict(), self.first.state()))
+            self._send("load", pack(weights_of(policy), self.first.state()))
         except BaseException:
             self.close()
             raise
@@ -88,7 +89,7 @@ class Learners:
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue from weights and `Learner.state()`, in all learners."""
-        self.first.policy.load_state_dict(weights)
+        load_weights(self.first.policy, weights)
         self.first.load(state)
         self._send("load", pack(weights, state))
 
@@ -148,7 +149,7 @@ def learn(config: ExperimentConfig, spaces: Spaces, rank: int, store: str, conne
                     learner.update(batch(unrolls), step)
                 case ("load", data):
                     weights, state = unpack(data)
-                    learner.policy.load_state_dict(weights)
+                    load_weights(learner.policy, weights)
                     learner.load(state)
                 case ("digest",):
                     connection.send(learner.digest())

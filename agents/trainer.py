@@ -18,6 +18,7 @@ from agents.learner import Learner
 from agents.learners import Learners
 from agents.unroll import Unroll, unroll_bytes
 from envs import EpisodeStats, Fault
+from training.weights import weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class ImpalaTrainer:
 
     def weights(self) -> dict[str, Tensor]:
         """The policy's parameters and buffers."""
-        return dict(self.learner.policy.state_dict())
+        return weights_of(self.learner.policy)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be loaded here."""

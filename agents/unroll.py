@@ -25,7 +25,7 @@ from memory_cores import State
 
 @dataclass(frozen=True)
 class Unroll:
-    """What an actor returns: numpy arrays, which Ray moves without copying them."""
+    """An actor's return value: numpy arrays, which Ray moves without copying them."""
 
     observation: dict[str, np.ndarray]
     """(B, T + 1, ...) for each leaf of the observation space, by its name."""

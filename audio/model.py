@@ -18,7 +18,7 @@ from lm.softmax import Softmax, TokenEmbedding
 from training.config import CoreConfig
 
 FEATURES = 2
-"""Of a sample: itself, and itself companded, so that a quiet one is not lost beside a loud one."""
+"""Inputs made of a sample: its value, and its companded value, in which quiet samples stay distinct."""
 
 
 class WaveformFrontEnd(FrontEnd):
@@ -81,7 +81,7 @@ class LogisticMixtureHead(Head):
 
 
 def full_precision(x: Tensor) -> torch.autocast:
-    """No autocast: bfloat16 tells apart 256 values of a sample, not 65,536."""
+    """No autocast: bfloat16 has 256 values of a sample, not 65,536."""
     return torch.autocast(x.device.type, enabled=False)
 
 

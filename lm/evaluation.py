@@ -1,4 +1,4 @@
-"""Evaluation: the whole split, each document as one stream from nothing.
+"""Evaluation: the whole split, each document as one stream from an empty memory.
 
 The memory is carried through a document and every token is scored once, the first one too, so the result depends on
 neither the batch size nor the length of the calls. Documents are batched, never cut.
@@ -152,10 +152,10 @@ def document_batches(split: Split, batch_size: int, limit: int | None) -> Iterat
 def outputs(
     model: LanguageModel, split: Split, documents: list[tuple[int, int]], call_length: int | None = None
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Run documents, the longest first, from nothing to their ends, `call_length` steps a call (None is CALL_LENGTH).
+    """Run documents, the longest first, from an empty memory, `call_length` steps a call (None is CALL_LENGTH).
 
-    Of each call: the places (rows, steps) in the split; the targets there, IGNORED past a document's end and where
-    nothing is to be predicted; and the core's outputs y (rows, steps, D).
+    Yields for each call: the places (rows, steps) in the split; the targets there, IGNORED past a document's end and
+    where nothing is to be predicted; and the core's outputs y (rows, steps, D).
     """
     period = model.core.period
     call_length = call_length or -(-CALL_LENGTH // period) * period

@@ -11,7 +11,7 @@ from torch import Tensor
 from lm.model import LanguageModel, Sampling
 
 READ_LENGTH = 512
-"""Steps of one call of the model over a prompt."""
+"""Steps of a prompt in one call of the model."""
 
 
 class GeneratedToken(NamedTuple):
@@ -63,5 +63,5 @@ class TokenStream:
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
-        """Go on with tokens (B,) int64 -> the core's output y (B, D) for the token after them."""
+        """Append tokens (B,) int64 -> the core's output y (B, D) for the token after them."""
         return self.stream.step(self.model.front_end(tokens.to(self.model.device), None))

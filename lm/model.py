@@ -1,7 +1,7 @@
 """The language model: front end -> memory core -> head.
 
-The three meet in core inputs and core outputs alone, so any front end and any head go with any core. A front end turns
-what came before each step into (B, T, D); a head turns (B, T, D) into a distribution over the target of each step.
+A front end turns the targets before each step into core inputs (B, T, D); a head turns core outputs (B, T, D) into a
+distribution over the target of each step. Any front end and any head go with any core.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from torch import Tensor, nn
 from memory_cores import CoreOutput, MemoryCore, State
 
 IGNORED = -100
-"""In place of a target: nothing is to be predicted here."""
+"""In place of a target where nothing is to be predicted."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How targets are drawn; a head may refuse what means nothing for its distribution."""
+    """How targets are drawn; a head may refuse settings that its distribution does not have."""
 
     temperature: float = 1.0
-    """0 takes the likeliest."""
+    """Divides the logits; 0 takes the likeliest target."""
     top_k: int | None = None
+    """Draws from the k likeliest targets alone; None from all."""
     top_p: float = 1.0
+    """Draws from the likeliest targets that have this probability together (Holtzman et al., 1904.09751)."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a setting out of its bounds."""
@@ -37,7 +39,7 @@ class Sampling:
 
 
 class FrontEnd(nn.Module, ABC):
-    """Core inputs from what came before each step."""
+    """Core inputs from the target before each step."""
 
     @abstractmethod
     def forward(self, inputs: Tensor, reset: Tensor | None) -> Tensor:

@@ -77,12 +77,12 @@ class SubwordVocabulary:
         return {"tokens": "subwords", "pieces": "\n".join(self.pieces), "merges": "\n".join(self.merges)}
 
 
-def described_subwords(description: dict[str, Any]) -> SubwordVocabulary:
+def subword_vocabulary_from(description: dict[str, Any]) -> SubwordVocabulary:
     """The vocabulary of a `description`."""
     return SubwordVocabulary(tuple(description["pieces"].split("\n")), tuple(description["merges"].split("\n")))
 
 
-def trained_subwords(texts: Iterable[str], size: int) -> SubwordVocabulary:
+def train_subwords(texts: Iterable[str], size: int) -> SubwordVocabulary:
     """The 256 bytes and the merges of the commonest pairs of texts, `size` tokens in all, or all pairs there are."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)

@@ -39,7 +39,7 @@ class Vocabulary(Protocol):
         """The length of what tokens (N,) stand for."""
 
     def description(self) -> dict[str, Any]:
-        """JSON data from which `vocabularies.described` makes the same vocabulary."""
+        """JSON data from which `vocabularies.vocabulary_from` makes the same vocabulary."""
 
 
 @dataclass(frozen=True)

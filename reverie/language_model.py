@@ -27,7 +27,7 @@ from lm.generation import generate as write
 from lm.model import LanguageModel, Sampling
 from lm.tasks import task_corpus
 from lm.text_model import make_model
-from lm.vocabularies import described
+from lm.vocabularies import vocabulary_from
 from lm.vocabulary import Vocabulary
 from reverie.checkpoint import Checkpoint
 from reverie.config import load_experiment
@@ -50,7 +50,7 @@ class Trained(NamedTuple):
 
 def model_and_validation(config: ExperimentConfig, found: Checkpoint) -> tuple[LanguageModel, Split]:
     """The model of a checkpoint, and the validation split in the numbering it was trained with."""
-    vocabulary = described(found.fingerprint["vocabulary"])
+    vocabulary = vocabulary_from(found.fingerprint["vocabulary"])
     model = make_model(vocabulary.size, config.core, config.model)
     load_weights(model, evaluation_weights(found.weights, found.state["trainer"]))
     if isinstance(config.data, TaskConfig):
@@ -161,7 +161,7 @@ def _trained(run: Path) -> Trained:
     if found.fingerprint.get("path") != "lm":
         raise UserError(f"{found.path}: is not the checkpoint of a language model")
     weights = evaluation_weights(found.weights, found.state["trainer"])
-    return Trained(found.step, described(found.fingerprint["vocabulary"]), weights)
+    return Trained(found.step, vocabulary_from(found.fingerprint["vocabulary"]), weights)
 
 
 def _figures(result: Evaluation | Answers) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -45,7 +44,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ScheduleConfig(ABC):
+class ScheduleConfig:
     """A value that rises from zero to `initial` during a warm-up, then moves to `final` at the end of the run."""
 
     initial: NonNegative
@@ -56,11 +55,6 @@ class ScheduleConfig(ABC):
     """Path from `initial` to `final`: a straight line, or half a period of a cosine (Loshchilov & Hutter,
     1608.03983, eq. 5), which stays longer near both."""
 
-    @property
-    @abstractmethod
-    def warmup(self) -> int:
-        """Length of the warm-up, in the unit that the run is measured in."""
-
 
 @dataclass(frozen=True, config=STRICT)
 class StepScheduleConfig(ScheduleConfig):
@@ -69,10 +63,6 @@ class StepScheduleConfig(ScheduleConfig):
     warmup_steps: CountOrZero = 0
     """Environment steps of the warm-up; a warm-up helps where the first updates are too large."""
 
-    @property
-    def warmup(self) -> int:
-        return self.warmup_steps
-
 
 @dataclass(frozen=True, config=STRICT)
 class TokenScheduleConfig(ScheduleConfig):
@@ -80,10 +70,6 @@ class TokenScheduleConfig(ScheduleConfig):
 
     warmup_tokens: CountOrZero = 0
     """Tokens (samples, of audio) of the warm-up; deep attention cores that normalise last diverge without one."""
-
-    @property
-    def warmup(self) -> int:
-        return self.warmup_tokens
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 
-from training.config import AccumulationConfig, ScheduleConfig
+from training.config import AccumulationConfig, ScheduleConfig, StepScheduleConfig, TokenScheduleConfig
 
 
-def scheduled(value: float | ScheduleConfig, done: int, total: int) -> float:
+def scheduled(value: float | StepScheduleConfig | TokenScheduleConfig, done: int, total: int) -> float:
     """The value after `done` of the `total` steps or tokens of a run; a constant stays what it is."""
     if not isinstance(value, ScheduleConfig):
         return value
-    if done < value.warmup:
-        return value.initial * done / value.warmup
-    progress = min((done - value.warmup) / max(total - value.warmup, 1), 1.0)
+    warmup = value.warmup_steps if isinstance(value, StepScheduleConfig) else value.warmup_tokens
+    if done < warmup:
+        return value.initial * done / warmup
+    progress = min((done - warmup) / max(total - warmup, 1), 1.0)
     if value.shape == "cosine":
         progress = (1 - math.cos(math.pi * progress)) / 2
     return value.initial + (value.final - value.initial) * progress

@@ -16,7 +16,7 @@ from lm.answers import evaluate_task, generate_answers, score_answers
 from lm.config import ModelConfig, TaskConfig, TaskExperimentConfig
 from lm.lanes import Lanes
 from lm.model import IGNORED
-from lm.tasks import answer_length, by_count, correct, document, drifting, symbols_of, task_corpus
+from lm.tasks import answer_length, correct, document, draw_drifting, sort_by_count, symbols_of, task_corpus
 from lm.text_model import make_model
 from lm.trainer import make_trainer
 from tests.equality import same
@@ -61,12 +61,12 @@ def test_sorting_drifts_from_one_distribution_to_the_other() -> None:
     generator = np.random.default_rng(0)
     weights = np.random.default_rng(0).integers(1, 10, (2, 20))
     p0, p1 = weights / weights.sum(1, keepdims=True)
-    drawn = drifting(100_000, 20, generator)
+    drawn = draw_drifting(100_000, 20, generator)
     for start in (0, 40_000, 90_000):
         r = (start + 5_000) / 100_000
         shares = np.bincount(drawn[start : start + 10_000], minlength=20) / 10_000
         np.testing.assert_allclose(shares, (1 - r) * p0 + r * p1, atol=0.012)
-    assert by_count(np.array([3, 1, 1, 3, 0]), 5).tolist() == [3, 1, 0, 2, 4]
+    assert sort_by_count(np.array([3, 1, 1, 3, 0]), 5).tolist() == [3, 1, 0, 2, 4]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -123,7 +123,7 @@ def test_lanes_of_a_task_keep_the_phase_of_the_core(length: int, period: int, se
 def test_ties_may_come_in_any_order_but_each_symbol_once() -> None:
     config = small("sorting", length=6, symbols=4)
     question = np.array([[2, 0, 1, 2, 0, 1, 4]])  # 0, 1 and 2 twice; 3 never
-    answer = by_count(question[0, :6], 4)[None]
+    answer = sort_by_count(question[0, :6], 4)[None]
     assert answer.tolist() == [[2, 0, 1, 3]]
 
     def right(given: list[int], shown: bool = False) -> list[bool]:
@@ -185,7 +185,7 @@ def test_a_model_learns_to_copy_and_its_scores_say_so(experiment: Experiment) ->
     others = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=3))
     other = evaluate_task(others, trainer.weights(), "validation")
     assert other.nats_per_symbol == pytest.approx(result.nats_per_symbol, abs=1e-5)
-    few = score_answers(trainer.model, data, trainer.lanes.split, 8, write=False, limit=1)
+    few = score_answers(trainer.model, data, trainer.lanes.split, 8, generate=False, limit=1)
     assert few.sequences == 1
 
 
