@@ -293,7 +293,7 @@ class ActorPool:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong in another process, in a line: the cause's type and message, led by what kind of end it was."""
+    """A failure in another process, in one line: how the process ended, and the type and message of the cause."""
     cause = getattr(error, "cause", None) or error
     kind, text = type(cause).__name__, str(cause).strip()
     if isinstance(cause, MemoryError) or kind == "OutOfMemoryError" or "allocate memory" in text:

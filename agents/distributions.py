@@ -35,7 +35,7 @@ class ActionDistribution(nn.Module, ABC):
         """Log-probability (or density) of the actions, (...)."""
 
     def sample_with_log_prob(self, parameters: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What `sample` draws, and its `log_prob`."""
+        """A draw of `sample`, and its `log_prob`."""
         action = self.sample(parameters, generator)
         return action, self.log_prob(parameters, action)
 

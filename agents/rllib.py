@@ -219,9 +219,9 @@ class RunnerStream:
         self.batch_size = self.phase = self.steps = 0
         self.id = -1
         self.versions: list[int] = []
-        """Of the parameters, which torch counts up at every change."""
+        """Versions of the parameters, which torch counts up at every change."""
         self.state: State = {}
-        """Of the stream after the last step, once asked for."""
+        """State of the stream after the last step, once asked for."""
 
     def step(self, x: Tensor, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """x (B, D), places (B,) as the last step left them -> y (B, D) and the phases (B,) of this step."""

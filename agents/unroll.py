@@ -51,7 +51,7 @@ class Unroll:
     """Learner updates behind the weights that acted."""
     actor: int
     incarnation: int
-    """How often this actor had been restarted."""
+    """Restarts of this actor before the unroll."""
     episodes: list[EpisodeStats]
     """Episodes that ended in this unroll."""
     faults: list[Fault]

@@ -29,7 +29,7 @@ class ClipError(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What a sound file declares."""
+    """The header of a sound file."""
 
     rate: int
     """Samples a second of one channel."""
@@ -40,7 +40,7 @@ class Header:
     start: int = 0
     """The first byte of the samples of a WAV file."""
     md5: bytes = b""
-    """Of the decoded samples of a FLAC file; empty where it states none."""
+    """MD5 of the decoded samples of a FLAC file; empty where the file states none."""
 
     def check(self) -> Header:
         """This header; raises ClipError for counts that no clip has."""

@@ -53,9 +53,9 @@ class AudioCorpus:
     rate: int
     """Samples a second."""
     gain: float
-    """What every sample was multiplied with."""
+    """The factor on every sample."""
     sha256: str
-    """Of all that a model learns from: codes and borders of clips."""
+    """SHA-256 of everything that a model learns from: codes and borders of clips."""
 
     def description(self) -> dict[str, Any]:
         """JSON data that says what a code of a model trained on this means."""
@@ -255,7 +255,7 @@ def _warn_of_shared_clips(sources: Sequence[Source], digests: Sequence[str]) -> 
 
 
 def _listing(skipped: Sequence[Mapping[str, str]], total: int | None = None) -> str:
-    """How many clips were skipped, for which reasons, and the first of them."""
+    """The number of skipped clips, their reasons, and the first of them."""
     kinds = Counter(entry["reason"] for entry in skipped).most_common(MAX_LISTED)
     lines = [f"{len(skipped)}{f' of {total}' if total else ''} clips cannot be used"]
     lines += [f"{count} x {reason}" for reason, count in kinds if count > 1]

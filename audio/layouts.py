@@ -42,7 +42,7 @@ class Source(NamedTuple):
     split: str
     path: Path
     labels: tuple[Label, ...]
-    """What its layout says of it, in the order of torchaudio's tuples after waveform and rate."""
+    """The labels that its layout gives it, in the order of torchaudio's tuples after waveform and rate."""
     problem: str = ""
     """Why it cannot be used, if that is known before it is read."""
 

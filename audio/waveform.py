@@ -60,7 +60,7 @@ def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
 
 
 def sha256(path: Path) -> str:
-    """Of the bytes of a regular file; raises ClipError for anything else."""
+    """The SHA-256 of a regular file; raises ClipError for anything else."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -43,7 +43,7 @@ class StepWeights(NamedTuple):
 
 
 class EndWeights(NamedTuple):
-    """What stands before and behind the core of a model of codes."""
+    """The weights before and after the core of a model of codes."""
 
     embedding: Floats
     """(V, D), the core's inputs."""

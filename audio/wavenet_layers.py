@@ -192,7 +192,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def delay_inputs(x: Tensor, queue: Tensor, delay: int, age: Tensor | None) -> list[tuple[slice, Tensor]]:
-    """What the inputs x (T, B, D) were `delay` steps ago, zero from before a reset: rows of N, and their past.
+    """The inputs x (T, B, D) of `delay` steps ago, zero from before a reset: rows of N, and their past.
 
     First those whose past lies in the queue (n, B, D), then those whose past lies in x.
     """

@@ -48,7 +48,7 @@ class Split:
     num_words: int
     """Runs of bytes that are not ASCII white space."""
     sha256: str
-    """Of the tokens."""
+    """SHA-256 of the tokens."""
     scored: NDArray[np.bool_] | None = None
     """(N,), which tokens are to be predicted; None is all."""
 
@@ -60,7 +60,7 @@ class Corpus:
     vocabulary: Vocabulary
     splits: dict[str, Split]
     sha256: str
-    """Of all that the splits hold: tokens and document borders."""
+    """SHA-256 of everything in the splits: tokens and document borders."""
 
 
 def prepare(config: DataConfig, vocabulary: Vocabulary | None = None) -> Corpus:
@@ -91,7 +91,7 @@ def _place(
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
-    """What a vocabulary is made by, beside the documents."""
+    """The settings that a vocabulary depends on, beside the documents."""
     return {"tokens": config.tokens, "size": config.vocabulary_size, "min_count": config.min_count}
 
 

@@ -46,7 +46,7 @@ class Evaluation:
     characters: int | None
     """None where tokens are not characters."""
     buckets: list[Bucket] | None = None
-    """By how often a word is in the train split; None where that was not asked for."""
+    """Perplexity by training-set word frequency; None where that was not asked for."""
 
     @property
     def nats_per_token(self) -> float:

@@ -61,7 +61,7 @@ class Lanes:
 
     @property
     def epochs(self) -> float:
-        """How often the text has been read."""
+        """Times that the text has been read."""
         return self.position * len(self.offsets) / len(self.split.tokens)
 
     def next(self) -> Segment:

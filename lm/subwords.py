@@ -32,7 +32,7 @@ class SubwordVocabulary:
     """Pieces of words, learned from a text by merging the commonest pairs; any UTF-8 text has an encoding."""
 
     pieces: tuple[str, ...]
-    """What each token stands for, a letter for each byte as GPT-2 writes them."""
+    """The bytes of each token, with a letter for each byte as GPT-2 writes them."""
     merges: tuple[str, ...]
     """The merged pairs `left right`, the first merged first."""
 
