@@ -165,7 +165,7 @@ def _draw_task(figure: SubFigure, groups: Sequence[Group], columns: int) -> None
         for index, group in enumerate(groups):
             _draw_group(panel, tag, by_time, group, index)
         if tag == "validation/bits_per_sample":
-            _draw_floors(panel, [run for group in groups for run in group.runs])
+            _draw_baselines(panel, [run for group in groups for run in group.runs])
         _dress(panel, tag, by_time)
     legend = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     handles, labels = list(legend.values()), list(legend)
@@ -279,7 +279,7 @@ def _draw_group(panel: Axes, tag: str, by_time: bool, group: Group, index: int) 
         panel.fill_between(centres, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def _draw_floors(panel: Axes, runs: Sequence[Run]) -> None:
+def _draw_baselines(panel: Axes, runs: Sequence[Run]) -> None:
     for (tag, name), dash in zip(BASELINES.items(), (":", "-."), strict=True):
         for value in sorted({round(run.baselines[tag], 6) for run in runs if tag in run.baselines}):
             panel.axhline(value, color="0.4", linestyle=dash, linewidth=1.2, label=f"{name} baseline {value:.2f}")

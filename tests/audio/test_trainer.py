@@ -85,7 +85,7 @@ def random_split(lengths: list[int], levels: int, seed: int) -> Split:
     limit=st.none() | st.integers(1, 60),
     piece=st.integers(1, 7),
 )
-def test_floors_are_those_of_tables_counted_one_by_one(lengths: list[int], limit: int | None, piece: int) -> None:
+def test_baselines_are_those_of_tables_counted_one_by_one(lengths: list[int], limit: int | None, piece: int) -> None:
     levels = 4
     train, held = random_split([7, 1, 12], levels, 0), random_split(lengths, levels, 1)
     with pytest.MonkeyPatch.context() as patch:
