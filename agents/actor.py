@@ -17,13 +17,13 @@ from envs import Entry, EnvVector
 Weights = dict[str, np.ndarray]
 
 
-def weights_of(policy: Policy) -> Weights:
-    """A copy of the policy's parameters and buffers by name."""
+def copy_weights(policy: Policy) -> Weights:
+    """A copy of the policy's parameters and buffers by name, as numpy arrays for Ray's object store."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in policy.state_dict().items()}
 
 
-def load_weights(policy: Policy, weights: Weights) -> None:
-    """Overwrite the policy's parameters and buffers; `weights` may be read-only."""
+def overwrite_weights(policy: Policy, weights: Weights) -> None:
+    """Overwrite the policy's parameters and buffers in place, on the CPU; `weights` may be read-only."""
     for name, tensor in policy.state_dict().items():
         np.copyto(tensor.numpy(), weights[name])
 
@@ -44,7 +44,7 @@ class Acting:
     def begin(self, weights: Weights, version: int) -> None:
         """Start an unroll, with these weights."""
         if version != self.version:
-            load_weights(self.policy, weights)
+            overwrite_weights(self.policy, weights)
             self.stream.refresh()
             self.version = version
         self.core_state = {name: tensor.numpy() for name, tensor in self.stream.state().items()}
@@ -64,7 +64,7 @@ class Acting:
 
 
 class ActsOnEntries(Protocol):
-    """What an actor acts with: `Acting` here, or `agents.inference.RemoteActing`."""
+    """Chooses an actor's actions: `Acting` here, or `agents.inference.RemoteActing`."""
 
     version: int
     core_state: dict[str, np.ndarray]

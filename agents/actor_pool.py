@@ -18,11 +18,11 @@ from agents.actor import Weights
 from agents.cluster import is_joined, start_ray
 from agents.config import ExperimentConfig
 from agents.inference import InferenceServer
-from agents.learner import TrainingError
 from agents.reaper import start_reaper, stop_reaper
 from agents.remote_actor import RemoteActor, env_spaces
 from agents.unroll import Unroll
 from envs import EnvError
+from training.errors import TrainingError
 
 MAX_BACKOFF = 60.0
 """Seconds at most before an actor is started again."""
@@ -162,9 +162,9 @@ class ActorPool:
             try:
                 unroll: Unroll = self.ray.get(ready[0])
             except self.ray.exceptions.RayError as error:
-                self._failed(request.slot, error)
+                self._handle_failure(request.slot, error)
                 continue
-            self._delivered(request.slot)
+            self._handle_delivery(request.slot)
             return unroll
 
     def _start(self, slot: Slot) -> None:
@@ -183,7 +183,7 @@ class ActorPool:
         allowance = 0.0 if slot.has_delivered else self.config.agent.start_deadline
         return time.monotonic() + self.config.agent.unroll_deadline + allowance
 
-    def _delivered(self, slot: Slot) -> None:
+    def _handle_delivery(self, slot: Slot) -> None:
         slot.failures = self.server_failures = 0
         slot.has_delivered = True
         # A queued unroll only begins when the one before it is done.
@@ -202,7 +202,7 @@ class ActorPool:
             self.counts["actors/missed_deadlines"] += 1
             self._replace(self.slots[index], TimeoutError(f"no unroll within {self.config.agent.unroll_deadline:g} s"))
 
-    def _failed(self, slot: Slot, error: Exception) -> None:
+    def _handle_failure(self, slot: Slot, error: Exception) -> None:
         # An actor's own death comes as such; that of the inference process as the cause of an error in the actor.
         if self.server is not None and isinstance(getattr(error, "cause", None), self.ray.exceptions.RayError):
             self._restart_server(error)
@@ -293,7 +293,7 @@ class ActorPool:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong in another process, in a line: the cause's type and message, led by what kind of end it was."""
+    """A failure in another process, in one line: how the process ended, and the type and message of the cause."""
     cause = getattr(error, "cause", None) or error
     kind, text = type(cause).__name__, str(cause).strip()
     if isinstance(cause, MemoryError) or kind == "OutOfMemoryError" or "allocate memory" in text:

@@ -8,7 +8,7 @@ import socket
 import sys
 from typing import Any
 
-from agents.learner import TrainingError
+from training.errors import TrainingError
 
 CONNECT_TIMEOUT = 10.0
 """Seconds that a cluster has to accept a connection."""

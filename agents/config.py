@@ -5,46 +5,31 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-Count = Annotated[int, Field(ge=1, le=10**12)]
-Size = Annotated[int, Field(ge=1, le=2**20)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")]
+from training.config import (
+    STRICT,
+    BaseTrainConfig,
+    CoreConfig,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    RunConfig,
+    Size,
+    StepScheduleConfig,
+)
 
 
 @dataclass(frozen=True, config=STRICT)
 class EnvConfig:
-    """Which environment: a Gymnasium id (`module:Name-v0` imports the module first) and its keyword arguments, among
-    them "wrappers" as `envs.make` takes them."""
+    """The environment that the agent acts in."""
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
+    """Gymnasium's id; `module:Name-v0` imports the module first. `reverie list envs` prints ours."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, config=STRICT)
-class CoreConfig:
-    """Which memory core, by its name in `memory_cores.names()`, its width and its own options."""
-
-    name: str
-    d_model: Size = 128
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, config=STRICT)
-class ScheduleConfig:
-    """A value that moves from `initial` to `final` over the run, after `warmup_steps` environment steps from zero."""
-
-    initial: NonNegative
-    final: NonNegative = 0.0
-    shape: Literal["linear", "cosine"] = "linear"
-    warmup_steps: Annotated[int, Field(ge=0, le=10**12)] = 0
+    """Keyword arguments of the environment; "wrappers" lists Gymnasium's wrappers, as `envs.make` takes them."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -52,25 +37,28 @@ class AgentConfig:
     """Actors, learner and loss of IMPALA (Espeholt et al., 1802.01561)."""
 
     num_actors: Annotated[int, Field(ge=0, le=10_000)] = 2
-    """Actor processes; 0 runs the same code in this process, without Ray and bitwise repeatable."""
+    """Actor processes; about one a core of the machine. 0 runs the same code in this process, without Ray and bitwise
+    repeatable."""
     min_actors: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """The run goes on without actors that were given up, as long as this many are left."""
+    """Actors below which the run ends, where others were given up."""
     num_learners: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes on the learner's machine that share each batch."""
+    """Processes on the learner's machine that share each batch; more where the learner is what actors wait for."""
     inference: Literal["actor", "learner"] = "actor"
-    """Where the policy acts: in each actor, or in one process for all, to which actors send entries."""
+    """Where the policy acts: in each actor, or in one process for all, to which actors send their observations."""
     envs_per_actor: Size = 16
+    """Environments that an actor steps together, as the rows of one batch; more make better use of its processor."""
     unroll_length: Size = 64
-    """Environment steps in one unroll of one environment."""
+    """Environment steps in one unroll of one environment, through which gradients flow; a multiple of the core's
+    period. Longer unrolls teach longer dependencies and make weights older."""
     batch_size: Size = 32
     """Unrolls in one learner update; a multiple of envs_per_actor, for each learner."""
     max_in_flight: Annotated[int, Field(ge=1, le=64)] = 2
-    """Unroll requests outstanding at one actor."""
+    """Unroll requests outstanding at one actor; 2 keep it busy while its last unroll is on its way."""
     max_policy_lag: Annotated[int, Field(ge=0, le=10**6)] = 100
-    """Unrolls whose first weights are more than this many updates old are dropped and counted."""
+    """Learner updates by which an unroll's first weights may be old; older unrolls are dropped and counted."""
     unroll_deadline: Positive = 120.0
-    """Seconds after which an actor that has not returned its unroll is replaced; one of several learners that does not
-    answer for as long ends the run."""
+    """Seconds after which an actor that has not returned its unroll is replaced, and one of several learners that does
+    not answer ends the run; more for slow environments."""
     start_deadline: Positive = 120.0
     """Seconds that a process has to start and to build its environments, beyond its first deadline."""
     max_actor_restarts: Annotated[int, Field(ge=0, le=10**6)] = 5
@@ -81,52 +69,50 @@ class AgentConfig:
     """Faults of one environment without a finished episode between them, after which it is retired."""
 
     encoder: Literal["auto", "mlp", "shallow", "deep"] = "auto"
-    """How images are encoded: IMPALA's shallow or deep network, flat vectors, or what suits their size."""
+    """How images are encoded: IMPALA's shallow or deep network (its figure 3), as flat vectors, or what suits their
+    size."""
     encoder_width: Size = 128
+    """Features F that the encoder makes of an observation."""
     normalize_observations: bool = False
-    """To mean 0 and variance 1 over all that was learned from; where most inputs hardly ever change, the few that do
-    are lost to a network without it."""
+    """Whether inputs are brought to mean 0 and variance 1 over all that was learned from; helps when most inputs are
+    nearly constant."""
     discount: Fraction = 0.99
+    """Discount gamma of rewards; nearer to 1 for rewards that come late."""
     rho_bar: Positive = 1.0
+    """Bound on the importance weights rho of V-trace's targets (section 4.1, eq. 1); a larger one takes the
+    values nearer to those of the learning policy, at more variance."""
     c_bar: Positive = 1.0
+    """Bound on the weights c that carry later temporal differences back (section 4.1, eq. 1); at most rho_bar. It
+    changes the speed of learning, not what is learned."""
     trace_decay: Fraction = 1.0
+    """Factor lambda on the weights c (section 4.1, remark 2); below 1 the targets vary less and are more biased."""
     value_cost: NonNegative = 0.5
-    entropy_cost: NonNegative | ScheduleConfig = 0.01
+    """Weight of the value loss, beside the policy loss."""
+    entropy_cost: NonNegative | StepScheduleConfig = 0.01
+    """Weight of the policy's entropy in nats (section 4.2); more explores more."""
     reward_scale: Positive = 1.0
+    """Factor on rewards, as the learner and the policy see them; values near 1 learn best."""
     reward_clip: Positive | None = None
-    """Bound on the absolute scaled reward the learner sees."""
+    """Bound on the absolute scaled reward that the learner and the policy see; null is none."""
 
     optimizer: Literal["adam", "rmsprop"] = "adam"
-    learning_rate: NonNegative | ScheduleConfig = 5e-4
+    """Adam (Kingma & Ba, 1412.6980), or RMSProp without momentum, as in IMPALA's paper."""
+    learning_rate: NonNegative | StepScheduleConfig = 5e-4
+    """Step size of the optimizer; the first number to lower where training is unstable."""
     optimizer_eps: Positive = 1e-8
+    """Epsilon in the optimizer's denominator; larger damps the steps of parameters with small gradients."""
     rmsprop_decay: Fraction = 0.99
+    """Decay of RMSProp's mean of squared gradients, an update."""
     max_grad_norm: Positive = 1.0
+    """Norm to which the gradient is clipped."""
 
 
 @dataclass(frozen=True, config=STRICT)
-class TrainConfig:
+class TrainConfig(BaseTrainConfig):
     """How long to train, from which seed, and how often to write."""
 
     total_steps: Count
-    """Environment steps of the whole run."""
-    seed: Seed = 1
-    device: Device = "cpu"
-    """Of the learner: cpu, cuda, or cuda:N for one of several. Actors act on the CPU."""
-    num_threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Threads of torch in the learner; part of what makes a resume exact."""
-    log_interval: Count = 10
-    """Learner updates between two rows of metrics."""
-    checkpoint_interval: Count = 200
-    """Learner updates between two checkpoints."""
-    keep_checkpoints: Annotated[int, Field(ge=2, le=10_000)] = 3
-
-
-@dataclass(frozen=True, config=STRICT)
-class RunConfig:
-    """Where the run folder is: `root/name`."""
-
-    name: str
-    root: str = "runs"
+    """Environment steps of the whole run, over all environments."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -134,10 +120,15 @@ class ExperimentConfig:
     """One runnable experiment."""
 
     env: EnvConfig
+    """The environment that the agent acts in."""
     core: CoreConfig
+    """The memory core of the policy."""
     agent: AgentConfig
+    """Actors, learner and loss."""
     train: TrainConfig
+    """How long to train, from which seed, and how often to write."""
     run: RunConfig
+    """The folder that the run writes to."""
 
     def problems(self) -> list[str]:
         """What is wrong across fields, each message naming the path of the field."""

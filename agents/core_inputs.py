@@ -1,4 +1,4 @@
-"""What a trained agent's memory core is shown while it plays."""
+"""Records the inputs of a trained agent's memory core during evaluation episodes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from agents.config import ExperimentConfig
 from agents.policy import make_policy
 from envs import EnvVector
 from memory_cores import MemoryCore
+from training.weights import load_weights
 
 
 @torch.no_grad()
@@ -23,11 +24,14 @@ def core_inputs(
     steps_for: Callable[[MemoryCore], int],
     seed: int = 0,
 ) -> tuple[MemoryCore, Tensor, Tensor]:
-    """The core, and its inputs x (B, T, D) and reset (B, T) over T = steps_for(core) steps of evaluation episodes."""
+    """The core, and its inputs x (B, T, D) and reset (B, T) over T = steps_for(core) steps of evaluation episodes.
+
+    Raises InputError if the weights do not fit the configuration.
+    """
     vector = EnvVector(lambda: envs.make(config.env.id, config.env.kwargs), rows, seed=seed, evaluation=True)
     try:
         policy = make_policy(config, vector.observation_space, vector.action_space).eval()
-        policy.load_state_dict(weights)
+        load_weights(policy, weights)
         acting = Acting(policy, rows, seed=seed)
         inputs: list[Tensor] = []
         resets: list[Tensor] = []

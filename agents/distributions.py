@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.features import joined, one_hot
+from agents.features import join_features, one_hot
 
 
 class ActionDistribution(nn.Module, ABC):
@@ -89,7 +89,7 @@ class Categorical(ActionDistribution):
 
     def _log_prob(self, log_softmaxes: list[Tensor], choices: list[Tensor]) -> Tensor:
         parts = zip(log_softmaxes, choices, strict=True)
-        return joined([log_p.gather(-1, choice[..., None]) for log_p, choice in parts]).sum(dim=-1)
+        return join_features([log_p.gather(-1, choice[..., None]) for log_p, choice in parts]).sum(dim=-1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
         # exp(-inf) * -inf is NaN where a probability underflows: those terms are zero.
@@ -98,7 +98,7 @@ class Categorical(ActionDistribution):
 
     def features(self, action: Tensor) -> Tensor:
         """One-hot choices."""
-        return joined([one_hot(*part) for part in zip(self._to_choices(action), self.sizes, strict=True)])
+        return join_features([one_hot(*part) for part in zip(self._to_choices(action), self.sizes, strict=True)])
 
 
 class Gaussian(ActionDistribution):

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.features import joined, one_hot
-from agents.moments import RunningMoments, SumInPlace
+from agents.features import join_features, one_hot
+from agents.moments import RunningMoments
 from envs import Leaf, leaves
+from training.process_group import SumInPlace
 
 Network = Literal["auto", "mlp", "shallow", "deep"]
 """How images are encoded; other observations are vectors whatever it is."""
@@ -140,7 +141,7 @@ class OneHotEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (N,) or (N, number of components) -> (N, F)."""
         components = x.reshape(x.shape[0], -1).unbind(dim=1)
-        return joined([one_hot(*part) for part in zip(components, self.sizes, strict=True)])
+        return join_features([one_hot(*part) for part in zip(components, self.sizes, strict=True)])
 
 
 def leaf_encoder(leaf: Leaf, network: Network, normalize: bool) -> ImageEncoder | VectorEncoder | OneHotEncoder:
@@ -171,7 +172,7 @@ class ObservationEncoder(nn.Module):
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
         """observation: (N, ...) by the name of the leaf. Returns (N, width)."""
         features = [encoder(observation[name]) for name, encoder in zip(self.names, self.leaves, strict=True)]
-        return F.relu(self.join(joined(features).to(self.join.weight.dtype)))
+        return F.relu(self.join(join_features(features).to(self.join.weight.dtype)))
 
     @torch.no_grad()
     def update_moments(self, observation: Mapping[str, Tensor], sum_over_learners: SumInPlace | None = None) -> None:

@@ -18,6 +18,7 @@ from agents.config import ExperimentConfig
 from agents.policy import make_policy
 from agents.video import FrameRecorder, write_video
 from envs import EnvVector, EpisodeStats
+from training.weights import load_weights
 
 MAX_ROWS = 32
 """Environments stepped together."""
@@ -25,13 +26,13 @@ MAX_ROWS = 32
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a policy earns."""
+    """The returns of a policy over some episodes."""
 
     mean_return: float
     return_interval: tuple[float, float]
     """95 % confidence interval of the mean return (normal approximation)."""
     success_rate: float | None
-    """Share of successful episodes; None where the environment does not report success."""
+    """Fraction of successful episodes; None where the environment does not report success."""
     mean_length: float
     """Mean steps of an episode."""
     episodes: int
@@ -49,18 +50,18 @@ def evaluate(
     """Play `episodes` episodes with the given weights, sampling actions (the most likely ones if `greedy`).
 
     Each row plays a number of episodes fixed beforehand: taking those that finish first would favour short ones.
-    `video` is a .gif or .mp4 file for the first episode.
+    `video` is a .gif or .mp4 file for the first episode. Raises InputError if the weights do not fit the configuration.
     """
     if episodes < 1:
         raise ValueError(f"episodes: expected at least 1, got {episodes}")
     if video is not None:
         recorder: list[FrameRecorder] = []
 
-        def make_recorded() -> gym.Env[Any, Any]:
+        def make_recorded_env() -> gym.Env[Any, Any]:
             recorder.append(FrameRecorder(envs.make(config.env.id, config.env.kwargs, render_mode="rgb_array")))
             return recorder[0]
 
-        play(config, weights, make_recorded, episodes=1, seed=seed, greedy=greedy)
+        play(config, weights, make_recorded_env, episodes=1, seed=seed, greedy=greedy)
         write_video(video, recorder[0].frames, recorder[0].frames_per_second)
     stats = play(
         config, weights, lambda: envs.make(config.env.id, config.env.kwargs), episodes, seed=seed, greedy=greedy
@@ -94,7 +95,7 @@ def play(
     vector = EnvVector(make_env, rows, seed=seed, evaluation=True)
     try:
         policy = make_policy(config, vector.observation_space, vector.action_space).eval()
-        policy.load_state_dict(weights)
+        load_weights(policy, weights)
         with torch.no_grad():
             acting = Acting(policy, rows, seed=seed, greedy=greedy)
             finished: list[EpisodeStats] = []

@@ -1,4 +1,4 @@
-"""Features of actions and observations: one-hot choices, and parts joined into one vector."""
+"""Features of actions and observations: one-hot choices, and parts concatenated into one vector."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def one_hot(choice: Tensor, size: int) -> Tensor:
     return zeros.scatter_(-1, choice[..., None], 1.0)
 
 
-def joined(parts: list[Tensor]) -> Tensor:
-    """The parts (..., F_i) side by side; a single one as it is."""
+def join_features(parts: list[Tensor]) -> Tensor:
+    """The parts (..., F_i) concatenated along the last axis."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from agents.actor import Acting, Weights, acting_seed, load_weights
+from agents.actor import Acting, Weights, acting_seed, overwrite_weights
 from agents.config import ExperimentConfig
 from agents.policy import make_policy
 from envs import Entry
@@ -21,7 +21,7 @@ from envs import Entry
 
 @dataclass(frozen=True)
 class Reply:
-    """What an actor gets for the entries of its B rows."""
+    """The answer to an actor for the entries of its B rows."""
 
     action: np.ndarray
     """(B, ...)"""
@@ -51,7 +51,7 @@ class InferenceServer:
 
     def set_weights(self, weights: Weights, version: int) -> None:
         """Act with these from the next entry on."""
-        load_weights(self.policy, weights)
+        overwrite_weights(self.policy, weights)
         self.version = version
         for acting in self.acting.values():
             acting.stream.refresh()

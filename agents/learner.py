@@ -9,19 +9,12 @@ import torch
 from torch import Tensor
 
 from agents.config import AgentConfig, ExperimentConfig
-from agents.moments import SumInPlace
 from agents.policy import Policy, scale_reward
-from agents.schedules import scheduled
 from agents.unroll import Batch
 from agents.vtrace import vtrace
-
-
-class TrainingError(Exception):
-    """The run cannot go on; the message says why."""
-
-
-class DivergenceError(TrainingError):
-    """Update after update is not finite."""
+from training.guard import UpdateGuard
+from training.process_group import SumInPlace
+from training.schedules import scheduled
 
 
 def impala_loss(
@@ -98,17 +91,14 @@ def make_optimizer(policy: Policy, config: AgentConfig) -> torch.optim.Optimizer
 class Learner:
     """Owns the policy's weights and their optimizer."""
 
-    max_skipped_in_a_row = 5
-
     def __init__(self, policy: Policy, config: ExperimentConfig, sum_over_learners: SumInPlace | None = None) -> None:
         """`sum_over_learners` adds up a tensor over all learners of the run, in place; None for a single one."""
         self.policy = policy.to(config.train.device).train()
         self.sum_over_learners = sum_over_learners
         self.config = config
         self.optimizer = make_optimizer(policy, config.agent)
+        self.guard = UpdateGuard()
         self.update_count = 0
-        self.skipped_updates = 0
-        self.skipped_in_a_row = 0
 
     def update(self, batch: Batch, step: int) -> dict[str, float]:
         """One optimizer step on a batch, `step` environment steps into the run. Returns metrics by tag.
@@ -134,27 +124,18 @@ class Learner:
         if self.sum_over_learners is not None:
             self._sum_gradients(metrics, self.sum_over_learners)
             loss = metrics["loss/total"]
-        gradient_norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), agent.max_grad_norm)
+        gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), agent.max_grad_norm))
         self.update_count += 1
-        if torch.isfinite(gradient_norm) and torch.isfinite(loss.detach()):
+        if self.guard.allows(float(loss.detach()), gradient_norm):
             self.optimizer.step()
-            self.skipped_in_a_row = 0
             # Not before the loss: actors normalised these observations without knowing them.
             seen = {name: leaf[:, :-1].flatten(0, 1) for name, leaf in batch.observation.items()}
             self.policy.encoder.update_moments(seen, self.sum_over_learners)
-        else:
-            self.skipped_updates += 1
-            self.skipped_in_a_row += 1
-            if self.skipped_in_a_row >= self.max_skipped_in_a_row:
-                raise DivergenceError(
-                    f"{self.skipped_in_a_row} updates in a row had a loss or gradient that is not finite (last loss "
-                    f"{float(loss.detach())}, gradient norm {float(gradient_norm)}); the weights are those before them"
-                )
         return {name: float(value) for name, value in metrics.items()} | {
-            "learner/gradient_norm": float(gradient_norm),
+            "learner/gradient_norm": gradient_norm,
             "learner/learning_rate": learning_rate,
             "learner/entropy_cost": entropy_cost,
-            "learner/skipped_updates": self.skipped_updates,
+            "learner/skipped_updates": self.guard.skipped,
         }
 
     def _sum_gradients(self, metrics: dict[str, Tensor], sum_over_learners: SumInPlace) -> None:
@@ -183,13 +164,11 @@ class Learner:
         return {
             "optimizer": self.optimizer.state_dict(),
             "update_count": self.update_count,
-            "skipped_updates": self.skipped_updates,
-            "skipped_in_a_row": self.skipped_in_a_row,
+            **self.guard.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from `state()`."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.update_count = state["update_count"]
-        self.skipped_updates = state["skipped_updates"]
-        self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.guard.load(state)

@@ -8,10 +8,7 @@ checkpoint is whole, and `--resume` goes on from them.
 from __future__ import annotations
 
 import contextlib
-import datetime
-import io
 import multiprocessing
-import os
 import shutil
 import signal
 import tempfile
@@ -27,10 +24,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from agents.config import ExperimentConfig
-from agents.learner import Learner, TrainingError
-from agents.moments import SumInPlace
+from agents.learner import Learner
 from agents.policy import make_policy
 from agents.unroll import Unroll, batch
+from training.errors import TrainingError
+from training.process_group import join_group, make_sum, pack, unpack
+from training.weights import load_weights, weights_of
 
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]
 
@@ -46,7 +45,7 @@ class Learners:
         if config.agent.num_learners == 1:
             self.first = Learner(policy, config)
             return
-        self.first = Learner(policy, config, summing(config))
+        self.first = Learner(policy, config, make_sum(config.agent.unroll_deadline))
         self.senders = ThreadPoolExecutor(max_workers=config.agent.num_learners - 1)
         context = multiprocessing.get_context("spawn")
         meeting_place = Path(tempfile.mkdtemp(prefix="reverie-learners-"))
@@ -59,9 +58,9 @@ class Learners:
                 theirs.close()
                 self.peers.append(peer)
                 self.connections.append(ours)
-            with self._lost_learners_named():
-                join(config, 0, str(meeting_place / "store"))
-            self._send("load", packed(policy.state_dict(), self.first.state()))
+            with self._name_lost_learners():
+                join_learners(config, 0, str(meeting_place / "store"))
+            self._send("load", pack(weights_of(policy), self.first.state()))
         except BaseException:
             self.close()
             raise
@@ -73,7 +72,7 @@ class Learners:
         """One update on unrolls that are shared out evenly; as `Learner.update`."""
         share = len(unrolls) // (len(self.peers) + 1)
         shards = [list(unrolls[start : start + share]) for start in range(0, len(unrolls), share)]
-        with self._lost_learners_named():
+        with self._name_lost_learners():
             for connection, shard in zip(self.connections, shards[1:], strict=True):
                 self.senders.submit(connection.send, ("update", shard, step))
             return self.first.update(batch(shards[0]), step)
@@ -81,7 +80,7 @@ class Learners:
     def check_agreement(self) -> None:
         """Raise TrainingError unless all learners have bitwise the same weights and optimizer."""
         self._send("digest")
-        with self._lost_learners_named():
+        with self._name_lost_learners():
             for rank, connection in enumerate(self.connections, 1):
                 if not connection.poll(self.config.agent.start_deadline):
                     raise TimeoutError(f"learner {rank} does not answer")
@@ -90,9 +89,9 @@ class Learners:
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue from weights and `Learner.state()`, in all learners."""
-        self.first.policy.load_state_dict(weights)
+        load_weights(self.first.policy, weights)
         self.first.load(state)
-        self._send("load", packed(weights, state))
+        self._send("load", pack(weights, state))
 
     def close(self) -> None:
         """End the other learners."""
@@ -109,12 +108,12 @@ class Learners:
         self.peers, self.connections = [], []
 
     def _send(self, *message: Any) -> None:
-        with self._lost_learners_named():
+        with self._name_lost_learners():
             for connection in self.connections:
                 connection.send(message)
 
     @contextlib.contextmanager
-    def _lost_learners_named(self) -> Iterator[None]:
+    def _name_lost_learners(self) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, OSError, EOFError) as error:
@@ -129,35 +128,9 @@ class Learners:
             raise TrainingError(f"{what}; --resume continues from the last checkpoint") from error
 
 
-def packed(*data: Any) -> bytes:
-    """Tensors by value: sent as they are, they would stay shared between the processes."""
-    buffer = io.BytesIO()
-    torch.save(data, buffer)
-    return buffer.getvalue()
-
-
-def summing(config: ExperimentConfig) -> SumInPlace:
-    """A function that adds up a tensor over all learners, in place; RuntimeError if one does not answer in time."""
-    deadline = datetime.timedelta(seconds=config.agent.unroll_deadline)
-
-    def sum_over_learners(tensor: Tensor) -> None:
-        dist.all_reduce(tensor, async_op=True).wait(deadline)
-
-    return sum_over_learners
-
-
-def join(config: ExperimentConfig, rank: int, store: str) -> None:
-    """Meet the other learners at a file, over the loopback address; waits for them."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    size = config.agent.num_learners
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{store}",
-        rank=rank,
-        world_size=size,
-        timeout=datetime.timedelta(seconds=config.agent.start_deadline),
-    )
-    dist.barrier()
+def join_learners(config: ExperimentConfig, rank: int, store: str) -> None:
+    """Meet the other learners of a run as number `rank`, at the file `store`."""
+    join_group(rank, config.agent.num_learners, store, timeout=config.agent.start_deadline)
 
 
 def learn(config: ExperimentConfig, spaces: Spaces, rank: int, store: str, connection: Connection) -> None:
@@ -166,8 +139,8 @@ def learn(config: ExperimentConfig, spaces: Spaces, rank: int, store: str, conne
         signal.signal(number, signal.SIG_IGN)  # the first learner decides when to stop
     torch.set_num_threads(config.train.num_threads)
     torch.manual_seed(config.train.seed + rank)
-    join(config, rank, store)
-    learner = Learner(make_policy(config, *spaces), config, summing(config))
+    join_learners(config, rank, store)
+    learner = Learner(make_policy(config, *spaces), config, make_sum(config.agent.unroll_deadline))
     # The first learner reports what went wrong.
     with contextlib.suppress(EOFError, OSError, TrainingError, RuntimeError):
         while True:
@@ -175,8 +148,8 @@ def learn(config: ExperimentConfig, spaces: Spaces, rank: int, store: str, conne
                 case ("update", unrolls, step):
                     learner.update(batch(unrolls), step)
                 case ("load", data):
-                    weights, state = torch.load(io.BytesIO(data), weights_only=True)
-                    learner.policy.load_state_dict(weights)
+                    weights, state = unpack(data)
+                    load_weights(learner.policy, weights)
                     learner.load(state)
                 case ("digest",):
                     connection.send(learner.digest())

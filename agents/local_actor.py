@@ -40,7 +40,7 @@ class LocalActor:
         return dict.fromkeys(COUNTS, 0)
 
     def state(self) -> dict[str, Any]:
-        """What an exact resume needs."""
+        """The state that an exact resume needs."""
         return self.actor.state()
 
     def load(self, state: dict[str, Any]) -> list[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-SumInPlace = Callable[[Tensor], None]
+from training.process_group import SumInPlace
 
 LIMIT = 5.0
-"""Bound on a normalised input: one that was hardly ever seen before is not to drown the others."""
+"""Bound on a normalised input, so that a value that is seen for the first time does not dominate the others."""
 VARIANCE_FLOOR = 1e-5
 
 

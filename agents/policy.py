@@ -19,7 +19,7 @@ from memory_cores.layers.initialisation import fan_in_normal_
 
 
 class PolicyOutput(NamedTuple):
-    """What the policy says of T entries."""
+    """Action distributions and values at T entries."""
 
     action_parameters: Tensor
     """(B, T, P), for `policy.distribution`."""

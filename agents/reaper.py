@@ -68,18 +68,18 @@ def reap(learner: int) -> None:
     """Wait for the learner's end, and then for that of all below it; kill those that do not come to it."""
     family: set[Process] = set()
     while os.getppid() == learner:
-        family = living(family, [learner])
+        family = survivors(family, [learner])
         time.sleep(INTERVAL)
     deadline = time.monotonic() + GRACE
-    while (family := living(family)) and time.monotonic() < deadline:
+    while (family := survivors(family)) and time.monotonic() < deadline:
         time.sleep(INTERVAL / 10)
     for pid, _ in family:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
 
 
-def living(family: set[Process], ancestors: Collection[int] = ()) -> set[Process]:
-    """Those of a family that live, and all below them and below the ancestors, but this process."""
+def survivors(family: set[Process], ancestors: Collection[int] = ()) -> set[Process]:
+    """The processes of a family that still live, their descendants and those of the ancestors, without this process."""
     parents = processes()
     left = family & parents.keys()
     found = left | below({*ancestors, *(pid for pid, _ in left)}, parents)

@@ -167,12 +167,12 @@ class PolicyNetwork(nn.Module):
         reset = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         # A stream's episode may start at any phase: there, a reset in its first step forgets what led to the phase.
         reset[:, 0] = fresh & (phase > 0)
-        output = self.core(x, stacked(self.core, places, phase), reset)
+        output = self.core(x, stack_states(self.core, places, phase), reset)
         return output.y, output.losses
 
 
-def stacked(core: MemoryCore, places: Sequence[Place], phase: int) -> State:
-    """The states of `places` as one batch on the core's device; at a start, one of that phase."""
+def stack_states(core: MemoryCore, places: Sequence[Place], phase: int) -> State:
+    """The states at `places` as one batch on the core's device; a fresh state of that phase at a stream's start."""
     device = next(core.parameters()).device
     initial = core.initial_state(1)
     if phase:
@@ -197,7 +197,7 @@ def places_array(places: list[Place]) -> NDArray[Any]:
 
 
 class CoreLosses(torch.autograd.Function):
-    """The identity on y whose gradient also trains a scalar loss, with weight 1, under whatever loss y serves."""
+    """The identity on y that adds the core's scalar loss, with weight 1, to the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, loss: Tensor) -> Tensor:
@@ -219,9 +219,9 @@ class RunnerStream:
         self.batch_size = self.phase = self.steps = 0
         self.id = -1
         self.versions: list[int] = []
-        """Of the parameters, which torch counts up at every change."""
+        """Versions of the parameters, which torch counts up at every change."""
         self.state: State = {}
-        """Of the stream after the last step, once asked for."""
+        """State of the stream after the last step, once asked for."""
 
     def step(self, x: Tensor, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """x (B, D), places (B,) as the last step left them -> y (B, D) and the phases (B,) of this step."""
@@ -248,7 +248,7 @@ class RunnerStream:
         if len(phases) > 1:
             raise ValueError(f"memories at phases {sorted(phases)} of a period of {self.core.period} in one batch")
         phase = phases.pop() if phases else 0
-        state = stacked(self.core, places, phase)
+        state = stack_states(self.core, places, phase)
         self.id = next(_stream_ids)
         self.steps = 1  # no place of a stream is at step 0, which is a start
         self.phase = phase

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.actor import weights_of
+from agents.actor import copy_weights
 from agents.actor_source import make_actors
 from agents.config import ExperimentConfig
 from agents.learner import Learner
 from agents.learners import Learners
 from agents.unroll import Unroll, unroll_bytes
 from envs import EpisodeStats, Fault
+from training.weights import weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class ImpalaTrainer:
     def update(self) -> dict[str, float]:
         """One learner update on the next batch of unrolls; returns metrics by TensorBoard tag, counts as int."""
         if self.published != self.update_count:
-            self.actors.publish(weights_of(self.learner.policy), self.update_count)
+            self.actors.publish(copy_weights(self.learner.policy), self.update_count)
             self.published = self.update_count
         unrolls = self._gather()
         lags = [self.update_count - unroll.version for unroll in unrolls]
@@ -124,7 +125,7 @@ class ImpalaTrainer:
 
     def weights(self) -> dict[str, Tensor]:
         """The policy's parameters and buffers."""
-        return dict(self.learner.policy.state_dict())
+        return weights_of(self.learner.policy)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be loaded here."""

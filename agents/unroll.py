@@ -25,7 +25,7 @@ from memory_cores import State
 
 @dataclass(frozen=True)
 class Unroll:
-    """What an actor returns: numpy arrays, which Ray moves without copying them."""
+    """An actor's return value: numpy arrays, which Ray moves without copying them."""
 
     observation: dict[str, np.ndarray]
     """(B, T + 1, ...) for each leaf of the observation space, by its name."""
@@ -51,7 +51,7 @@ class Unroll:
     """Learner updates behind the weights that acted."""
     actor: int
     incarnation: int
-    """How often this actor had been restarted."""
+    """Restarts of this actor before the unroll."""
     episodes: list[EpisodeStats]
     """Episodes that ended in this unroll."""
     faults: list[Fault]

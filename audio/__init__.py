@@ -1,1 +1,1 @@
-"""Speech as next-sample modelling: waveforms, data sets, corpora of clips, listening, and the WaveNet core."""
+"""Speech as next-sample modelling: waveforms, data sets, corpora of clips, audio samples, and the WaveNet core."""

@@ -29,7 +29,7 @@ class ClipError(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What a sound file declares."""
+    """The header of a sound file."""
 
     rate: int
     """Samples a second of one channel."""
@@ -40,9 +40,9 @@ class Header:
     start: int = 0
     """The first byte of the samples of a WAV file."""
     md5: bytes = b""
-    """Of the decoded samples of a FLAC file; empty where it states none."""
+    """MD5 of the decoded samples of a FLAC file; empty where the file states none."""
 
-    def checked(self) -> Header:
+    def check(self) -> Header:
         """This header; raises ClipError for counts that no clip has."""
         if not 1 <= self.channels <= MAX_CHANNELS:
             raise ClipError(f"has {self.channels} channels, expected 1 to {MAX_CHANNELS}")
@@ -75,7 +75,7 @@ def read_wav_header(file: BinaryIO, size: int) -> Header:
             frame = channels * bits // 8
             if length % frame:
                 raise ClipError(f"its {length} bytes of samples are not whole frames of {frame}")
-            return Header(rate, channels, length // frame, SUBTYPES[tag, bits], position).checked()
+            return Header(rate, channels, length // frame, SUBTYPES[tag, bits], position).check()
         if name == b"fmt ":
             form = _wav_format(file.read(min(length, 40)))
         file.seek(position + length + length % 2)
@@ -109,7 +109,7 @@ def read_flac_header(file: BinaryIO) -> Header:
     depth, frames = ((bits >> 36) & 0x1F) + 1, bits & (2**36 - 1)
     if depth not in (16, 24):
         raise ClipError(f"has {depth} bits a sample, expected 16 or 24")
-    return Header(rate, channels, frames, f"PCM_{depth}", md5=b"" if md5 == bytes(16) else md5).checked()
+    return Header(rate, channels, frames, f"PCM_{depth}", md5=b"" if md5 == bytes(16) else md5).check()
 
 
 def _unpack(layout: str, raw: bytes, what: str) -> tuple[Any, ...]:

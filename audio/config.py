@@ -8,17 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lm.config import (
-    STRICT,
-    CoreConfig,
-    Count,
-    Positive,
-    Probability,
-    RunConfig,
-    ScheduleConfig,
-    SplitConfig,
-    TrainConfig,
-)
+from lm.config import SplitConfig, TrainConfig
+from training.config import STRICT, CoreConfig, Count, Positive, Probability, RunConfig
+
+RENAMED = {"train.listening": "train.audio_samples"}
+"""Keys that were called otherwise before, beside those of `lm.config.RENAMED`, with their names now."""
 
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 Word = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -29,64 +23,69 @@ class DataConfig:
     """Which clips, and how they become codes."""
 
     path: Text
+    """Folder of the clips."""
     layout: Literal["folder", "ljspeech", "librispeech", "speechcommands"]
     """How the clips lie under `path`; see `audio.layouts`."""
     sample_rate: Annotated[int, Field(ge=1_000, le=768_000)]
-    """Samples a second of the model. A clip of another rate is refused, unless `resample`."""
+    """Rate of the model in samples a second; a clip of another rate is refused, unless `resample`. A lower rate makes
+    memory reach further in seconds, and loses high frequencies."""
     quantiser: Literal["mu_law_256", "logistic_16"] = "mu_law_256"
-    """256 mu-law codes under a softmax, or 65,536 linear levels under a mixture of logistics."""
+    """256 mu-law codes under a softmax (WaveNet, 1609.03499, section 2.2), or 65,536 linear levels under a mixture of
+    logistics (Salimans et al., 1701.05517)."""
     gain: Positive | Literal["peak"] = "peak"
-    """Every sample of every split is multiplied by this ONE number; `peak` brings the largest of train to 1."""
+    """Factor on every sample of every split; `peak` brings the largest sample of the train split to 1."""
     resample: bool = False
+    """Whether clips of another rate are resampled to `sample_rate`, rather than refused."""
     trim_db: Positive | None = None
-    """Cut what is this many decibels below a clip's loudest frame from its beginning and end; null cuts nothing."""
+    """Decibels below a clip's loudest frame under which its beginning and its end are cut; null cuts nothing."""
     words: tuple[Word, ...] = ()
-    """Of the layout speechcommands: these words alone; empty is all."""
+    """Words of the layout speechcommands that are used; empty is all."""
     formats: tuple[Literal["wav", "flac", "ogg"], ...] = ("wav", "flac")
+    """Formats of the files that are read, by their ending."""
     split: SplitConfig = field(default_factory=SplitConfig)
-    """Shares of the clips, spread evenly over their order, where the layout itself names no held-out clips."""
+    """How the clips are shared out, evenly over their order, where the layout itself names no held-out clips."""
     strict: bool = False
-    """Whether a clip that cannot be used is an error; else it is skipped, with its reason."""
+    """Whether a clip that cannot be used is an error; otherwise it is skipped and named with its reason."""
     download: bool = False
-    """Whether torchaudio may fetch a data set of its own that is missing."""
+    """Whether torchaudio may download a missing data set that it knows."""
     cache: Text | None = None
     """Folder of the prepared code files; null is reverie/corpora in the user's cache folder."""
     origin: str = ""
-    """How to get the clips, for the message where they are missing."""
+    """How to get the clips; part of the error message where they are missing."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """What stands around the core."""
+    """The layers before the core and after it."""
 
-    tied: bool = True
-    """Of mu_law_256: whether the softmax shares the embedding's matrix."""
+    tie_embeddings: bool = True
+    """Whether the softmax of mu_law_256 shares the embedding's matrix (Press & Wolf, 1608.05859)."""
     dropout: Probability = 0.0
-    """Of the core's inputs and outputs."""
+    """Probability with which entries of the core's inputs and outputs are dropped; more where the model overfits."""
     mixtures: Annotated[int, Field(ge=1, le=1000)] = 10
-    """Of logistic_16: the logistics in a mixture."""
+    """Logistics in the mixture of logistic_16 (Salimans et al., 1701.05517, section 2.1)."""
 
 
 @dataclass(frozen=True, config=STRICT)
-class ListeningConfig:
-    """Sound written while training: continuations of real clips, and free samples."""
+class AudioSamplesConfig:
+    """Clips that the model generates while it trains: continuations of real clips, and clips from nothing."""
 
     interval: Count
-    """Updates between two."""
+    """Updates between two sets of clips."""
     seconds: Positive = 1.0
-    """Written by the model in each clip."""
+    """Seconds that the model generates in each clip."""
     prompt_seconds: Positive = 0.25
-    """Of a real clip that a continuation goes on from."""
+    """Seconds of a real clip before its continuation."""
     clips: Annotated[int, Field(ge=1, le=64)] = 2
-    """Continuations, and as many free samples."""
+    """Continuations in a set, and as many clips from nothing."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class AudioTrainConfig(TrainConfig):
-    """Training as of text, a token being a sample, and what is heard on the way."""
+    """Training as on text, where a token is a sample, and the clips generated meanwhile."""
 
-    listening: ListeningConfig | None = None
-    """Null writes nothing."""
+    audio_samples: AudioSamplesConfig | None = None
+    """Clips generated during training, written to the run folder and to TensorBoard; null generates none."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -94,20 +93,19 @@ class ExperimentConfig:
     """One runnable experiment."""
 
     data: DataConfig
+    """The clips that are learned."""
     core: CoreConfig
+    """The memory core of the model."""
     train: AudioTrainConfig
+    """How to train, for how long, and how often to write."""
     run: RunConfig
+    """The folder that the run writes to."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The layers before the core and after it."""
 
     def problems(self) -> list[str]:
         """What is wrong across fields, each message naming the path of the field."""
-        problems = []
-        rate, total = self.train.learning_rate, self.train.total_steps
-        if isinstance(rate, ScheduleConfig) and rate.warmup_steps >= total:
-            problems.append(
-                f"train.learning_rate.warmup_steps: {rate.warmup_steps} is not below train.total_steps = {total}; "
-                "both count samples"
-            )
+        problems = self.train.problems()
         if self.data.words and self.data.layout != "speechcommands":
             problems.append(f"data.words: is for the layout speechcommands alone, data.layout is {self.data.layout}")
         if not self.data.formats:

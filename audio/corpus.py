@@ -31,8 +31,8 @@ from audio.layouts import SPLITS, Source, find_sources
 from audio.quantiser import QUANTISERS, Quantiser
 from audio.waveform import Samples
 from lm.corpus import Split
-from lm.errors import InputError
-from lm.prepared import MANIFEST, cache_root, file_sha256, making, open_numbers, opened_or_made, read_manifest
+from lm.prepared import MANIFEST, atomic_folder, cache_root, file_sha256, open_numbers, open_or_make, read_manifest
+from training.errors import InputError
 
 FORMAT = 1
 PIECE = 2**22
@@ -53,9 +53,9 @@ class AudioCorpus:
     rate: int
     """Samples a second."""
     gain: float
-    """What every sample was multiplied with."""
+    """The factor on every sample."""
     sha256: str
-    """Of all that a model learns from: codes and borders of clips."""
+    """SHA-256 of everything that a model learns from: codes and borders of clips."""
 
     def description(self) -> dict[str, Any]:
         """JSON data that says what a code of a model trained on this means."""
@@ -74,7 +74,7 @@ def prepare(config: DataConfig, gain: float | None = None) -> AudioCorpus:
         clips = sorted(((_digest(source), source) for source in find_sources(config)), key=lambda clip: clip[0])
         digests, sources = [digest for digest, _ in clips], [source for _, source in clips]
         folder = _place(config, sources, digests, gain)
-        manifest = opened_or_made(folder, _open, lambda place: _make(place, config, sources, digests, gain))
+        manifest = open_or_make(folder, _open, lambda place: _make(place, config, sources, digests, gain))
     except OSError as error:
         raise InputError(f"{error.filename or config.path}: {error.strerror or error}") from error
     _report_skipped(manifest["skipped"], len(sources), config.strict)
@@ -109,7 +109,7 @@ def _place(config: DataConfig, sources: Sequence[Source], digests: Sequence[str]
 
 
 def _open(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder; raises as `opened_or_made` expects."""
+    """The manifest of a folder; raises as `open_or_make` expects."""
     manifest = read_manifest(folder)
     for name, entry in manifest["splits"].items():
         _split(folder, name, entry)
@@ -127,7 +127,7 @@ def _make(
     folder: Path, config: DataConfig, sources: Sequence[Source], digests: Sequence[str], gain: float | None
 ) -> None:
     """Prepare a corpus: read every clip once into a file of floats, then, the gain known, quantise that."""
-    with making(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         read = [
             _Recording(temporary, split).write(config, [s for s in sources if s.split == split])
             for split in SPLITS
@@ -156,7 +156,7 @@ def _make(
                 for source, digest in zip(sources, digests, strict=True)
             ],
             "skipped": skipped,
-            "splits": {split.name: split.quantised(quantiser, chosen) for split in read},
+            "splits": {split.name: split.quantise(quantiser, chosen) for split in read},
         }
         (temporary / MANIFEST).write_text(json.dumps(manifest))
 
@@ -185,7 +185,7 @@ class _Recording:
                 self.peak = max(self.peak, float(np.abs(samples).max()))
         return self
 
-    def quantised(self, quantiser: Quantiser, gain: float) -> dict[str, Any]:
+    def quantise(self, quantiser: Quantiser, gain: float) -> dict[str, Any]:
         """Turn the floats into codes; returns what the manifest says of them."""
         clipped = count = 0
         with self.floats.open("rb") as floats, self.codes.open("wb") as codes:
@@ -255,7 +255,7 @@ def _warn_of_shared_clips(sources: Sequence[Source], digests: Sequence[str]) -> 
 
 
 def _listing(skipped: Sequence[Mapping[str, str]], total: int | None = None) -> str:
-    """How many clips were skipped, for which reasons, and the first of them."""
+    """The number of skipped clips, their reasons, and the first of them."""
     kinds = Counter(entry["reason"] for entry in skipped).most_common(MAX_LISTED)
     lines = [f"{len(skipped)}{f' of {total}' if total else ''} clips cannot be used"]
     lines += [f"{count} x {reason}" for reason, count in kinds if count > 1]

@@ -12,7 +12,7 @@ from audio import waveform
 from audio.clip_header import ClipError
 from audio.config import DataConfig
 from audio.layouts import Label, find_sources
-from lm.errors import InputError
+from training.errors import InputError
 
 LIBRISPEECH_PARTS = ("train-clean-100", "dev-clean", "test-clean")
 

@@ -1,4 +1,4 @@
-"""Evaluation: every sample of a split scored once, each clip one stream from nothing."""
+"""Evaluation: every sample of a split scored once, each clip from an empty memory."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
+from audio.baselines import Baselines, baselines
 from audio.config import ExperimentConfig
 from audio.corpus import AudioCorpus, prepare
-from audio.floors import Floors, floors
 from audio.model import make_model
-from lm.errors import InputError
 from lm.evaluation import total_nats
-from lm.model import load_weights
+from training.errors import InputError
+from training.weights import load_weights
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a model predicts a split, and what the numbers are of."""
+    """How well a model predicts a split, with what the figures depend on."""
 
     split: str
     nats: float
@@ -30,7 +30,7 @@ class Evaluation:
     quantiser: str
     rate: int
     gain: float
-    floors: Floors
+    baselines: Baselines
 
     @property
     def nats_per_sample(self) -> float:
@@ -75,5 +75,5 @@ def evaluate(
         quantiser=corpus.quantiser.name,
         rate=corpus.rate,
         gain=corpus.gain,
-        floors=floors(corpus.splits["train"], scored, corpus.quantiser.levels),
+        baselines=baselines(corpus.splits["train"], scored, corpus.quantiser.levels),
     )

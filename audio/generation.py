@@ -14,15 +14,15 @@ from audio.clip_header import ClipError
 from audio.quantiser import Quantiser
 from audio.wavenet import WaveNet
 from audio.wavenet_generation import Ends, generate_codes
-from lm.errors import InputError
 from lm.generation import TokenStream
 from lm.lanes import as_int64
 from lm.model import Head, LanguageModel, Sampling
 from lm.softmax import CategoricalHead, Softmax, TokenEmbedding, sampling_probabilities
+from training.errors import InputError
 
 
 class Generated(NamedTuple):
-    """What a model wrote in B streams of N samples."""
+    """B generated streams of N samples."""
 
     codes: Tensor
     """(B, N) int64."""
@@ -39,7 +39,7 @@ class Generated(NamedTuple):
 def generate(
     model: LanguageModel, prompts: Tensor, num_samples: int, sampling: Sampling, generator: torch.Generator
 ) -> Generated:
-    """Go on from prompts (B, P) int64, P >= 0, each the beginning of a clip, for `num_samples` samples.
+    """Continue prompts (B, P) int64, P >= 0, each the beginning of a clip, by `num_samples` samples.
 
     WaveNet over codes runs in a compiled loop, unless top_k or top_p is asked for. The model is left in evaluation
     mode. Raises ValueError for a setting that its head cannot follow.
@@ -63,7 +63,7 @@ def generate(
 
 
 def _compiled_ends(model: LanguageModel) -> Ends | None:
-    """What is around a core of codes, for the loop that is compiled for WaveNet; None where it does not apply."""
+    """The embedding and the softmax of a model of codes, for WaveNet's compiled loop; None where it does not apply."""
     front_end, head = model.front_end, model.head
     if not isinstance(front_end, TokenEmbedding) or not isinstance(head, Softmax):
         return None
@@ -74,7 +74,7 @@ def _compiled_ends(model: LanguageModel) -> Ends | None:
 
 
 def _draw(head: Head, y: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Codes (B,) from outputs (B, D), and what the model makes them cost in nats (B,)."""
+    """Codes (B,) drawn from outputs (B, D), and their - log p in nats (B,)."""
     if not isinstance(head, CategoricalHead):
         drawn = head.sample(y, sampling, generator)
         return drawn, head.losses(y, drawn.to(y.device)).cpu().double()

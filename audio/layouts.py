@@ -24,7 +24,7 @@ from audio.clip_header import ClipError
 from audio.config import DataConfig
 from audio.waveform import open_regular
 from lm.config import SplitConfig
-from lm.errors import InputError
+from training.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 LISTS = {"train.txt": "train", "valid.txt": "validation", "test.txt": "test"}
@@ -42,7 +42,7 @@ class Source(NamedTuple):
     split: str
     path: Path
     labels: tuple[Label, ...]
-    """What its layout says of it, in the order of torchaudio's tuples after waveform and rate."""
+    """The labels that its layout gives it, in the order of torchaudio's tuples after waveform and rate."""
     problem: str = ""
     """Why it cannot be used, if that is known before it is read."""
 
@@ -190,10 +190,10 @@ def _command(split: str, path: Path, name: str) -> Source:
 def _clips(folder: Path, formats: Sequence[str]) -> list[Path]:
     """Whatever is named like a clip, at any depth, and every link to a folder, which is not followed."""
     suffixes = tuple(f".{suffix}" for suffix in formats)
-    return sorted(path for path in _named(folder) if path.name.lower().endswith(suffixes) or path.is_dir())
+    return sorted(path for path in _paths(folder) if path.name.lower().endswith(suffixes) or path.is_dir())
 
 
-def _named(folder: Path) -> Iterator[Path]:
+def _paths(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder, onerror=_raise):
         yield from (Path(place) / name for name in files)
         yield from (Path(place) / name for name in folders if (Path(place) / name).is_symlink())

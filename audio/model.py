@@ -13,12 +13,12 @@ from audio.config import ModelConfig
 from audio.logistic_mixture import LogisticMixture, from_parameters
 from audio.mu_law import MU
 from audio.quantiser import Quantiser
-from lm.config import CoreConfig
 from lm.model import IGNORED, FrontEnd, Head, LanguageModel, Sampling
 from lm.softmax import Softmax, TokenEmbedding
+from training.config import CoreConfig
 
 FEATURES = 2
-"""Of a sample: itself, and itself companded, so that a quiet one is not lost beside a loud one."""
+"""Inputs made of a sample: its value, and its companded value, in which quiet samples stay distinct."""
 
 
 class WaveformFrontEnd(FrontEnd):
@@ -81,7 +81,7 @@ class LogisticMixtureHead(Head):
 
 
 def full_precision(x: Tensor) -> torch.autocast:
-    """No autocast: bfloat16 tells apart 256 values of a sample, not 65,536."""
+    """No autocast: bfloat16 has 256 values of a sample, not 65,536."""
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -96,6 +96,6 @@ def make_model(quantiser: Quantiser, core: CoreConfig, model: ModelConfig) -> La
         )
     embedding = TokenEmbedding(quantiser.levels, core.d_model, model.dropout)
     softmax = Softmax(quantiser.levels, core.d_model, model.dropout)
-    if model.tied:
+    if model.tie_embeddings:
         softmax.tie(embedding)
     return LanguageModel(embedding, memory_core, softmax)

@@ -44,7 +44,7 @@ def decode(codes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
 
 
 def error_bound(samples: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """How far decode(encode(x)) can be from each x (N,) in [-1, 1]: half a step, 1 / 255, on the companded axis.
+    """The largest error of decode(encode(x)) for each x (N,) in [-1, 1]: half a step, 1 / 255, on the companded axis.
 
     The slope of F^-1 at F(x) is ln(256) / 255 (1 + 255 |x|), and grows by 256^(1/255) at most within half a step.
     """

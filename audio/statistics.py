@@ -1,12 +1,12 @@
-"""Numbers that tell speech from noise and silence, clip by clip.
+"""Statistics of a clip that tell speech from noise and silence.
 
 A frame is 50 ms, frames do not overlap, and a last part of a frame is left out unless it is all there is. The spectral
 flatness of a frame is the geometric over the arithmetic mean of its power spectrum (Hann window): near 0 for a tone,
 0.56 on average for white noise. A clip's flatness is that of its frames weighted by their power: pauses do not count.
 
-Runaway noise. A model that loses its thread falls into loud noise and stays there. A frame is runaway if it is at least
-as loud as the median real frame and flatter than 99 % of the real frames that are at least that loud. So about one
-real frame in 200 is runaway, and of a stream gone astray nearly all are.
+Runaway noise. A model that generates for long may drift into loud noise and stay there. A frame is runaway if it is
+at least as loud as the median real frame and flatter than 99 % of the real frames that are at least that loud. So about
+one real frame in 200 is runaway, and nearly every frame of a stream that has drifted.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Array = NDArray[np.float64]
 
 
 class ClipStatistics(NamedTuple):
-    """Of one clip."""
+    """Statistics of one clip."""
 
     rms: float
     """Root mean square, full scale at 1."""
     zero_crossing_rate: float
-    """Share of neighbouring samples whose signs differ."""
+    """Fraction of neighbouring samples whose signs differ."""
     spectral_flatness: float
-    """0 to 1."""
+    """Geometric over arithmetic mean of the power spectrum, 0 to 1."""
 
 
 class Frames(NamedTuple):
-    """Of each frame of a clip."""
+    """Statistics of each frame of a clip, both (frames,)."""
 
     rms: Array
     flatness: Array
@@ -76,7 +76,7 @@ def frames_of(samples: Samples, rate: int) -> Frames:
 
 
 class RunawayNoise:
-    """The share of frames that are runaway noise, by the measure of real clips."""
+    """Finds runaway noise, measured against real clips."""
 
     def __init__(self, real: Sequence[Samples], rate: int) -> None:
         self.rate = rate
@@ -87,6 +87,6 @@ class RunawayNoise:
         self.flat = float(np.quantile(flatness[loudness >= self.loud], 0.99))
 
     def share(self, samples: Samples) -> float:
-        """Of the frames of samples (N,), N >= 1."""
+        """The fraction of frames of samples (N,), N >= 1, that are runaway noise."""
         frames = frames_of(samples, self.rate)
         return float(np.mean((frames.rms >= self.loud) & (frames.flatness > self.flat)))

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from audio.baselines import baselines
 from audio.config import ExperimentConfig
 from audio.corpus import AudioCorpus, prepare
-from audio.floors import floors
 from audio.model import make_model
 from lm.evaluation import total_nats
 from lm.model import LanguageModel
@@ -36,20 +36,20 @@ def identity(config: ExperimentConfig, corpus: AudioCorpus) -> dict[str, Any]:
     return {
         "path": "audio",
         "core": {"name": config.core.name, "d_model": config.core.d_model, **config.core.options},
-        "model": mixtures or {"tied": config.model.tied},
+        "model": mixtures or {"tie_embeddings": config.model.tie_embeddings},
         "quantiser": corpus.description(),
         "data": {"sha256": corpus.sha256},
     }
 
 
 def make_validate(config: ExperimentConfig, corpus: AudioCorpus) -> Validate:
-    """Scores a model on the validation split, with the floors beside it."""
+    """Scores a model on the validation split, and reports the baselines with it."""
     train, split = config.train, corpus.splits["validation"]
     samples = min(train.evaluation_tokens or len(split.tokens), len(split.tokens))
-    table = floors(corpus.splits["train"], split, corpus.quantiser.levels, samples)
-    constant = {"floor/unigram_bits_per_sample": table.unigram}
+    table = baselines(corpus.splits["train"], split, corpus.quantiser.levels, samples)
+    constant = {"baseline/unigram_bits_per_sample": table.unigram}
     if table.bigram is not None:
-        constant["floor/bigram_bits_per_sample"] = table.bigram
+        constant["baseline/bigram_bits_per_sample"] = table.bigram
 
     def validate(model: LanguageModel) -> dict[str, float]:
         nats = total_nats(model, split, train.batch_size, limit=samples) / samples

@@ -50,7 +50,7 @@ def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise ClipError("is empty")
-        frames, rate = _decoded(file, size, suffix)  # (N, channels)
+        frames, rate = _decode(file, size, suffix)  # (N, channels)
     if not np.isfinite(frames).all():
         raise ClipError("has samples that are not finite")
     peak = float(np.abs(frames).max())
@@ -60,7 +60,7 @@ def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
 
 
 def sha256(path: Path) -> str:
-    """Of the bytes of a regular file; raises ClipError for anything else."""
+    """The SHA-256 of a regular file; raises ClipError for anything else."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -117,7 +117,7 @@ def open_regular(path: Path) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def _decoded(file: io.BufferedReader, size: int, suffix: str) -> tuple[NDArray[np.float32], int]:
+def _decode(file: io.BufferedReader, size: int, suffix: str) -> tuple[NDArray[np.float32], int]:
     """(N, channels) float32 and the rate."""
     if suffix == "wav":
         header = read_wav_header(file, size)
@@ -142,7 +142,7 @@ def _decoded(file: io.BufferedReader, size: int, suffix: str) -> tuple[NDArray[n
         return (integers / np.float32(2**31)).astype(np.float32), header.rate
     try:
         with soundfile.SoundFile(file) as sound:
-            header = Header(sound.samplerate, sound.channels, sound.frames, sound.subtype).checked()
+            header = Header(sound.samplerate, sound.channels, sound.frames, sound.subtype).check()
             return _complete(sound.read(dtype="float32", always_2d=True), header), header.rate
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ClipError(f"cannot be decoded: {error}") from error

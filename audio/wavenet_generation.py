@@ -18,7 +18,7 @@ CALL_LENGTH = 8192
 
 
 class Generated(NamedTuple):
-    """What was drawn."""
+    """The drawn codes, and their log-probabilities."""
 
     codes: Tensor
     """(B, N) int64."""
@@ -31,7 +31,7 @@ class Generated(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """What stands before and behind the core: softmax(W LayerNorm(y) + b) of V codes."""
+    """The embedding before the core, and softmax(W LayerNorm(y) + b) of V codes after it."""
 
     embedding: Tensor
     """(V, D), the core's input after each code."""

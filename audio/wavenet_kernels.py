@@ -43,7 +43,7 @@ class StepWeights(NamedTuple):
 
 
 class EndWeights(NamedTuple):
-    """What stands before and behind the core of a model of codes."""
+    """The weights before and after the core of a model of codes."""
 
     embedding: Floats
     """(V, D), the core's inputs."""
@@ -58,7 +58,7 @@ class EndWeights(NamedTuple):
     """(V,)"""
 
 
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
+def compile_loop(function: Callable[P, R]) -> Callable[P, R]:
     """Compile at the first call, and keep the code on disk where there is a place for it.
 
     Sums may be reordered, so that they use vector instructions; NaN and infinity keep their meaning.
@@ -72,7 +72,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return typed
 
 
-@compiled
+@compile_loop
 def product(weight: Floats, bias: Floats, x: Floats, out: Floats) -> None:
     """out = weight (M, N) x (N,) + bias (M,), which may be `out` itself."""
     for row in range(weight.shape[0]):
@@ -82,7 +82,7 @@ def product(weight: Floats, bias: Floats, x: Floats, out: Floats) -> None:
         out[row] = total
 
 
-@compiled
+@compile_loop
 def step_row(x: Floats, queues: Floats, place: int, weights: StepWeights, y: Floats) -> None:
     """One step of one stream: x (D,) -> y (D,); its queues (Q, D) are rings that have turned by `place` steps."""
     width = x.shape[0]
@@ -119,14 +119,14 @@ def step_row(x: Floats, queues: Floats, place: int, weights: StepWeights, y: Flo
         y[channel] = max(y[channel], zero)
 
 
-@compiled
+@compile_loop
 def step_rows(x: Floats, queues: Floats, place: int, weights: StepWeights, y: Floats) -> None:
     """One step of B streams: x (B, D) -> y (B, D), with queues (B, Q, D)."""
     for row in range(x.shape[0]):
         step_row(x[row], queues[row], place, weights, y[row])
 
 
-@compiled
+@compile_loop
 def draw(logits: Floats, temperature: float, uniform: float, cumulative: NDArray[np.float64]) -> int:
     """The code that a number drawn from [0, 1) picks from logits (V,) / temperature; the likeliest where that is 0."""
     likeliest = logits.argmax()
@@ -143,7 +143,7 @@ def draw(logits: Floats, temperature: float, uniform: float, cumulative: NDArray
     return int(likeliest)  # where rounding brought the threshold to the sum
 
 
-@compiled
+@compile_loop
 def log_probability(logits: Floats, code: int) -> float:
     """log softmax(logits (V,))[code]."""
     largest = logits.max()
@@ -153,7 +153,7 @@ def log_probability(logits: Floats, code: int) -> float:
     return float(logits[code] - largest - math.log(total))
 
 
-@compiled
+@compile_loop
 def normalise(x: Floats, weight: Floats, bias: Floats, epsilon: float, out: Floats) -> None:
     """Layer normalisation of x (D,)."""
     mean = x.mean()
@@ -165,7 +165,7 @@ def normalise(x: Floats, weight: Floats, bias: Floats, epsilon: float, out: Floa
         out[channel] = (x[channel] - mean) * scale * weight[channel] + bias[channel]
 
 
-@compiled
+@compile_loop
 def generate_row(
     codes: Integers,
     log_probabilities: Floats,

@@ -119,7 +119,7 @@ class GatedStack(torch.autograd.Function):
             present, queue = x.to(weight.dtype), queue.to(weight.dtype)
             gates = torch.addmm(weights.biases[layer], present.flatten(0, 1), weight[:, -width:].t())
             for tap, delay in enumerate(layers.delays[layer]):
-                for rows, past in delayed(present, queue, delay, age):
+                for rows, past in delay_inputs(present, queue, delay, age):
                     gates[rows].addmm_(past, columns(weight, tap, width).t())
             tanh, sigmoid = gates[:, :width].tanh_(), gates[:, width:].sigmoid_()
             z = torch.mul(tanh, sigmoid, out=columns(gated, layer, width))
@@ -165,12 +165,12 @@ class GatedStack(torch.autograd.Function):
                 differentiate_gate(z_grad[block], gates[block], gates_grad[block])
             torch.sum(gates_grad, 0, out=grads.biases[layer])
             torch.mm(gates_grad.t(), present.flatten(0, 1), out=grads.convolutions[layer][:, -width:])
-            add_undelayed(x_grad, gates_grad, weight[:, -width:], 0, batch, None)
+            add_input_gradient(x_grad, gates_grad, weight[:, -width:], 0, batch, None)
             for tap, delay in enumerate(layers.delays[layer]):
                 weight_grad = columns(grads.convolutions[layer], tap, width).zero_()
-                for rows, past in delayed(present, queue.to(present.dtype), delay, age):
+                for rows, past in delay_inputs(present, queue.to(present.dtype), delay, age):
                     weight_grad.addmm_(gates_grad[rows].t(), past)
-                add_undelayed(x_grad, gates_grad, columns(weight, tap, width), delay, batch, age)
+                add_input_gradient(x_grad, gates_grad, columns(weight, tap, width), delay, batch, age)
         return x_grad.view(steps, batch, width), None, None, None, *grads.flat()
 
 
@@ -192,8 +192,8 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return torch.addmm(total, left, right) if total.dtype == left.dtype else total + left @ right
 
 
-def delayed(x: Tensor, queue: Tensor, delay: int, age: Tensor | None) -> list[tuple[slice, Tensor]]:
-    """What the inputs x (T, B, D) were `delay` steps ago, zero from before a reset: rows of N, and their past.
+def delay_inputs(x: Tensor, queue: Tensor, delay: int, age: Tensor | None) -> list[tuple[slice, Tensor]]:
+    """The inputs x (T, B, D) of `delay` steps ago, zero from before a reset: rows of N, and their past.
 
     First those whose past lies in the queue (n, B, D), then those whose past lies in x.
     """
@@ -217,7 +217,7 @@ def newest(x: Tensor, queue: Tensor, age: Tensor | None) -> Tensor:
     return after.masked_fill_((age[-1] < back[:, None])[..., None], 0.0)
 
 
-def add_undelayed(
+def add_input_gradient(
     x_grad: Tensor, gates_grad: Tensor, weight: Tensor, delay: int, batch: int, age: Tensor | None
 ) -> None:
     """Add to the gradient of x (N, D) what reaches it through gates (N, 2 D) `delay` steps later."""

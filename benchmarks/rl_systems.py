@@ -124,8 +124,9 @@ def tell(steps: int, mean_return: float) -> None:
 
 def run_reverie(setting: Setting) -> None:
     """This project's actors on Ray and its learner, until interrupted."""
-    from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, RunConfig, TrainConfig
+    from agents.config import AgentConfig, EnvConfig, ExperimentConfig, TrainConfig
     from agents.trainer import EPISODE_WINDOW, ImpalaTrainer
+    from training.config import CoreConfig, RunConfig
 
     agent = AgentConfig(
         num_actors=WORKERS,

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.errors import InputError
 from lm.model import IGNORED, FrontEnd
 from lm.softmax import CategoricalHead
+from training.errors import InputError
 
 
 class Bands(nn.Module):
@@ -108,7 +108,7 @@ class AdaptiveSoftmax(CategoricalHead):
         return torch.cat([common, *rarer], dim=-1)
 
     def hidden(self, y: Tensor) -> Tensor:
-        """What the logits are made from (..., D), of core outputs (..., D)."""
+        """Core outputs (..., D), normalised -> (..., D), from which the logits are made."""
         hidden: Tensor = self.dropout(self.norm(y))
         return hidden
 

@@ -4,58 +4,81 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+from training.config import (
+    STRICT,
+    AccumulationConfig,
+    BaseTrainConfig,
+    CoreConfig,
+    Count,
+    NonNegative,
+    Positive,
+    Probability,
+    RunConfig,
+    Seed,
+    Size,
+    TokenScheduleConfig,
+)
 
-Count = Annotated[int, Field(ge=1, le=10**12)]
-Size = Annotated[int, Field(ge=1, le=2**20)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")]
+RENAMED = {
+    "train.total_steps": "train.total_tokens",
+    "train.learning_rate.warmup_steps": "train.learning_rate.warmup_tokens",
+    "train.update_period": "train.accumulate",
+    "train.accumulate.switch_step": "train.accumulate.switch_tokens",
+    "model.tied": "model.tie_embeddings",
+}
+"""Keys that were called otherwise before, with their names now, for the error that a configuration with one gets."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class SplitConfig:
-    """How one file is cut, in this order, into splits in proportion to these parts: fractions, or bytes."""
+    """How data without splits is cut into them, in this order and in proportion to these numbers."""
 
     train: Positive = 0.9
+    """Part of the data that is learned from."""
     validation: Positive = 0.1
+    """Part of the data that is scored during training."""
     test: NonNegative = 0.0
+    """Part of the data that is left for a last evaluation; 0 makes no such split."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class WordCounts:
-    """The number of words of each split; null is as many as are counted in it."""
+    """The published number of words of each split, by which perplexity per word is counted."""
 
     train: Count | None = None
+    """Words of the train split; null counts them."""
     validation: Count | None = None
+    """Words of the validation split; null counts them."""
     test: Count | None = None
+    """Words of the test split; null counts them."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    """Which text, and what its tokens are; `lm/documents.py` lists the layouts."""
+    """Which text, and what its tokens are."""
 
     path: Annotated[str, Field(min_length=1, max_length=4096)]
-    """One file or a folder of files without splits, cut by `split`; or a folder with splits."""
+    """One file or a folder of files without splits, cut by `split`; or a folder with splits. `lm/documents.py` lists
+    the layouts."""
     tokens: Literal["bytes", "characters", "words", "subwords"] = "bytes"
+    """What a token is; sub-words are byte-pair encodings learned from the train split."""
     split: SplitConfig = field(default_factory=SplitConfig)
+    """How a file or folder without splits is cut."""
     cache: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """Folder of the prepared token files; null is reverie/corpora in the user's cache folder."""
     vocabulary_size: Size | None = None
-    """Of words: the most there may be, null is no bound. Of sub-words: 257 or more, null is 8192."""
+    """Largest number of different words, where null sets no bound; or the number of sub-words, where null is 8192."""
     min_count: Count = 1
-    """How often a word must occur in the train split to be in the vocabulary; else it is <unk>."""
+    """Occurrences in the train split that a word needs to be in the vocabulary; others become <unk>."""
     words: WordCounts = field(default_factory=WordCounts)
-    """The published numbers of words of the splits, where perplexity is to be counted with them."""
+    """Published numbers of words, for perplexities that compare with published ones."""
     origin: str = ""
-    """How to get the text, for the message where it is missing."""
+    """How to get the text; part of the error message where it is missing."""
 
     def problems(self) -> list[str]:
         """What is wrong across fields, each message naming the path of the field."""
@@ -73,18 +96,22 @@ class DataConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TaskConfig:
-    """A synthetic task in place of a text; `lm/tasks.py` says what each is."""
+    """A synthetic task in place of a text."""
 
     task: Literal["copy", "reverse", "sorting", "duplication"]
+    """Which task: what is to be written after a question; `lm/tasks.py` says what each is."""
     length: Size = 512
-    """Symbols of a question."""
+    """Symbols of a question; more ask for a longer memory."""
     symbols: Annotated[int, Field(ge=2, le=2**15)] | None = None
     """Different symbols; null is what the task's authors take."""
     train_sequences: Count = 8000
+    """Questions, with their answers, that are learned from."""
     validation_sequences: Count = 800
+    """Questions that are scored during training."""
     test_sequences: Count = 800
+    """Questions that are left for a last evaluation."""
     seed: Seed = 1
-    """Of the questions."""
+    """Seed of the questions; `train.seed` is another, so that runs differ on equal questions."""
 
     def problems(self) -> list[str]:
         """What is wrong across fields, each message naming the path of the field."""
@@ -98,97 +125,68 @@ class TaskConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class CoreConfig:
-    """Which memory core, by its name in `memory_cores.names()`, its width and its own options."""
-
-    name: str
-    d_model: Size = 128
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, config=STRICT)
 class AdaptiveConfig:
     """Bands of tokens, the commonest first (Grave et al., 1609.04309; Baevski & Auli, 1809.10853)."""
 
     cutoffs: Annotated[list[Size], Field(min_length=1, max_length=16)]
-    """The first token of each band after the first, ascending."""
+    """The first token of each band after the first, ascending; tokens are numbered from the commonest on."""
     factor: Annotated[int, Field(ge=1, le=64)] = 4
-    """By which the width shrinks from band to band."""
+    """Factor by which the width shrinks from band to band (Baevski & Auli take 4)."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """What stands around the core."""
+    """The embedding before the core and the softmax after it."""
 
-    tied: bool = True
-    """Whether the softmax shares the embedding's matrices (Press & Wolf, 1608.05859)."""
+    tie_embeddings: bool = True
+    """Whether the softmax shares the embedding's matrices (Press & Wolf, 1608.05859): fewer parameters, and mostly
+    better."""
     adaptive: AdaptiveConfig | None = None
-    """Narrower embeddings for rarer tokens, in the softmax and the inputs; null gives all tokens the core's width."""
+    """Narrower embeddings for rarer tokens, in the softmax and the inputs, for large vocabularies; null gives all
+    tokens the core's width."""
     dropout: Probability = 0.0
-    """Of the embeddings and of the core's outputs."""
+    """Probability with which entries of the embeddings and of the core's outputs are dropped; more where the model
+    overfits."""
 
 
 @dataclass(frozen=True, config=STRICT)
-class ScheduleConfig:
-    """A value that moves from `initial` to `final` over the run, after `warmup_steps` tokens from zero."""
-
-    initial: NonNegative
-    final: NonNegative = 0.0
-    shape: Literal["linear", "cosine"] = "linear"
-    warmup_steps: Annotated[int, Field(ge=0, le=10**12)] = 0
-
-
-@dataclass(frozen=True, config=STRICT)
-class UpdatePeriodConfig:
-    """Segments an update that change once, after `switch_step` tokens (Rae et al., 1911.05507, sec. 5.5.1)."""
-
-    final: Size
-    switch_step: Count
-    initial: Size = 1
-
-
-@dataclass(frozen=True, config=STRICT)
-class TrainConfig:
+class TrainConfig(BaseTrainConfig):
     """Truncated backpropagation through time, how long, from which seed, and how often to write."""
 
-    total_steps: Count
-    """Tokens of the whole run, over all lanes."""
+    total_tokens: Count
+    """Tokens (samples, of audio) of the whole run, over all rows of the batch."""
     batch_size: Size = 16
-    """Lanes: streams of text read side by side."""
+    """Rows B of a batch: the lanes of the text that are read side by side."""
     segment_length: Size = 64
-    """Tokens of one lane in one backward pass; a multiple of the core's period."""
-    update_period: Size | UpdatePeriodConfig = 1
-    """Segments whose gradients are averaged into one update."""
-    learning_rate: NonNegative | ScheduleConfig = 1e-3
+    """Steps T of one row in one backward pass; a multiple of the core's period. Memory reaches further back, gradients
+    do not."""
+    accumulate: Size | AccumulationConfig = 1
+    """Segments whose gradients are averaged into one update; a larger batch without more room."""
+    learning_rate: NonNegative | TokenScheduleConfig = 1e-3
+    """Step size of AdamW; the first number to lower where training is unstable."""
     weight_decay: NonNegative = 0.0
-    """Of AdamW, on matrices alone."""
+    """Weight decay of AdamW (Loshchilov & Hutter, 1711.05101), on matrices alone; more where the model overfits."""
     max_grad_norm: Positive = 1.0
+    """Norm to which the gradient of an update is clipped."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 is autocast: weights, optimizer and loss stay in float32."""
+    """bfloat16 is autocast, faster on accelerators: weights, optimizer and loss stay in float32."""
     ema_decay: Probability | None = None
-    """Evaluate an exponential moving average of the weights with this decay an update; null is the weights."""
+    """Decay of an exponential moving average of the weights, an update, that evaluation uses; null evaluates the
+    weights themselves. 0.999 or so helps where the learning rate stays high."""
     evaluation_interval: Count = 500
     """Updates between two evaluations on the validation split."""
     evaluation_tokens: Count | None = None
-    """The tokens of the validation split that those take, from its beginning; null is all."""
-    seed: Seed = 1
-    device: Device = "cpu"
-    """Where the model is trained, evaluated and generates: cpu, cuda, or cuda:N for one of several."""
-    num_threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Threads of torch; part of what makes a resume exact."""
-    log_interval: Count = 10
-    """Updates between two rows of metrics."""
-    checkpoint_interval: Count = 200
-    """Updates between two checkpoints."""
-    keep_checkpoints: Annotated[int, Field(ge=2, le=10_000)] = 3
+    """Tokens of the validation split that those evaluations take, from its beginning; null is all."""
 
-
-@dataclass(frozen=True, config=STRICT)
-class RunConfig:
-    """Where the run folder is: `root/name`."""
-
-    name: str
-    root: str = "runs"
+    def problems(self) -> list[str]:
+        """What is wrong across fields, each message naming the path of the field."""
+        rate = self.learning_rate
+        if isinstance(rate, TokenScheduleConfig) and rate.warmup_tokens >= self.total_tokens:
+            return [
+                f"train.learning_rate.warmup_tokens: {rate.warmup_tokens} is not below "
+                f"train.total_tokens = {self.total_tokens}"
+            ]
+        return []
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -196,20 +194,19 @@ class ExperimentConfig:
     """One runnable experiment, on a text or on a task."""
 
     data: DataConfig | TaskConfig
+    """The text or the task that is learned."""
     core: CoreConfig
+    """The memory core of the model."""
     train: TrainConfig
+    """How to train, for how long, and how often to write."""
     run: RunConfig
+    """The folder that the run writes to."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The embedding before the core and the softmax after it."""
 
     def problems(self) -> list[str]:
         """What is wrong across fields, each message naming the path of the field."""
-        problems = self.data.problems()
-        rate, total = self.train.learning_rate, self.train.total_steps
-        if isinstance(rate, ScheduleConfig) and rate.warmup_steps >= total:
-            problems.append(
-                f"train.learning_rate.warmup_steps: {rate.warmup_steps} is not below train.total_steps = {total}; "
-                "both count tokens"
-            )
+        problems = [*self.data.problems(), *self.train.problems()]
         adaptive = self.model.adaptive
         if adaptive is not None and any(a >= b for a, b in itertools.pairwise(adaptive.cutoffs)):
             problems.append(f"model.adaptive.cutoffs: expected ascending numbers, got {adaptive.cutoffs}")

@@ -1,4 +1,4 @@
-"""What a trained language model's memory core is shown while it reads."""
+"""Records the inputs of a trained language model's memory core on a split."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from lm.config import DataConfig
 from lm.documents import SPLITS, Document, find_documents
-from lm.errors import InputError
-from lm.prepared import MANIFEST, cache_root, file_sha256, making, open_numbers, opened_or_made, read_manifest
-from lm.vocabularies import described, make_vocabulary
+from lm.prepared import MANIFEST, atomic_folder, cache_root, file_sha256, open_numbers, open_or_make, read_manifest
+from lm.vocabularies import make_vocabulary, vocabulary_from
 from lm.vocabulary import Tokens, Vocabulary
+from training.errors import InputError
 
 FORMAT = 2
 PIECE = 2**24
@@ -48,7 +48,7 @@ class Split:
     num_words: int
     """Runs of bytes that are not ASCII white space."""
     sha256: str
-    """Of the tokens."""
+    """SHA-256 of the tokens."""
     scored: NDArray[np.bool_] | None = None
     """(N,), which tokens are to be predicted; None is all."""
 
@@ -60,7 +60,7 @@ class Corpus:
     vocabulary: Vocabulary
     splits: dict[str, Split]
     sha256: str
-    """Of all that the splits hold: tokens and document borders."""
+    """SHA-256 of everything in the splits: tokens and document borders."""
 
 
 def prepare(config: DataConfig, vocabulary: Vocabulary | None = None) -> Corpus:
@@ -72,7 +72,7 @@ def prepare(config: DataConfig, vocabulary: Vocabulary | None = None) -> Corpus:
         documents = find_documents(config)
         digests = {path: file_sha256(path) for path in dict.fromkeys(document.path for document in documents)}
         folder = _place(config, documents, digests, vocabulary)
-        corpus = opened_or_made(folder, _open, lambda place: _make(place, config, documents, digests, vocabulary))
+        corpus = open_or_make(folder, _open, lambda place: _make(place, config, documents, digests, vocabulary))
     except OSError as error:
         raise InputError(f"{error.filename or config.path}: {error.strerror or error}") from error
     _warn_of_equal_splits(corpus)
@@ -91,14 +91,14 @@ def _place(
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
-    """What a vocabulary is made by, beside the documents."""
+    """The settings that a vocabulary depends on, beside the documents."""
     return {"tokens": config.tokens, "size": config.vocabulary_size, "min_count": config.min_count}
 
 
 def _open(folder: Path) -> Corpus:
-    """The corpus in a folder; raises as `opened_or_made` expects."""
+    """The corpus in a folder; raises as `open_or_make` expects."""
     manifest = read_manifest(folder)
-    vocabulary = described(manifest["vocabulary"])
+    vocabulary = vocabulary_from(manifest["vocabulary"])
     splits = {name: _open_split(folder, name, entry) for name, entry in manifest["splits"].items()}
     return Corpus(vocabulary, splits, hashlib.sha256(json.dumps(manifest["splits"]).encode()).hexdigest())
 
@@ -119,7 +119,7 @@ def _make(
     """Prepare a corpus beside its place and rename it into it."""
     if vocabulary is None:
         vocabulary = make_vocabulary(config, documents)
-    with making(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         splits = {
             split: _write_split(temporary / f"{split}.bin", [d for d in documents if d.split == split], vocabulary)
             for split in SPLITS

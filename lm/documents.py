@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lm.config import DataConfig
-from lm.errors import InputError
+from training.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 LAYOUTS = "a folder with train/ and validation/ of .txt files, wiki.train.tokens and wiki.valid.tokens, or .txt files"

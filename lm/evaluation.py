@@ -1,4 +1,4 @@
-"""Evaluation: the whole split, each document as one stream from nothing.
+"""Evaluation: the whole split, each document as one stream from an empty memory.
 
 The memory is carried through a document and every token is scored once, the first one too, so the result depends on
 neither the batch size nor the length of the calls. Documents are batched, never cut.
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from lm.config import DataConfig, ExperimentConfig, TrainConfig
 from lm.corpus import Corpus, Split, prepare
-from lm.errors import InputError
 from lm.frequency import Bucket, frequency_buckets, perplexity
 from lm.lanes import inputs_and_targets
-from lm.model import IGNORED, LanguageModel, load_weights
+from lm.model import IGNORED, LanguageModel
 from lm.text_model import make_model
 from lm.vocabulary import CharacterVocabulary, Vocabulary
 from lm.words import WordVocabulary
+from training.errors import InputError
+from training.weights import load_weights
 
 CALL_LENGTH = 512
 """Steps of one call of the model, rounded up to whole periods of its core, in which attention costs least."""
@@ -45,7 +46,7 @@ class Evaluation:
     characters: int | None
     """None where tokens are not characters."""
     buckets: list[Bucket] | None = None
-    """By how often a word is in the train split; None where that was not asked for."""
+    """Perplexity by training-set word frequency; None where that was not asked for."""
 
     @property
     def nats_per_token(self) -> float:
@@ -151,10 +152,10 @@ def document_batches(split: Split, batch_size: int, limit: int | None) -> Iterat
 def outputs(
     model: LanguageModel, split: Split, documents: list[tuple[int, int]], call_length: int | None = None
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Run documents, the longest first, from nothing to their ends, `call_length` steps a call (None is CALL_LENGTH).
+    """Run documents, the longest first, from an empty memory, `call_length` steps a call (None is CALL_LENGTH).
 
-    Of each call: the places (rows, steps) in the split; the targets there, IGNORED past a document's end and where
-    nothing is to be predicted; and the core's outputs y (rows, steps, D).
+    Yields for each call: the places (rows, steps) in the split; the targets there, IGNORED past a document's end and
+    where nothing is to be predicted; and the core's outputs y (rows, steps, D).
     """
     period = model.core.period
     call_length = call_length or -(-CALL_LENGTH // period) * period

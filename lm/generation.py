@@ -11,28 +11,28 @@ from torch import Tensor
 from lm.model import LanguageModel, Sampling
 
 READ_LENGTH = 512
-"""Steps of one call of the model over a prompt."""
+"""Steps of a prompt in one call of the model."""
 
 
-class Written(NamedTuple):
-    """One token that was written."""
+class GeneratedToken(NamedTuple):
+    """One token that was generated."""
 
     token: int
     log_probability: float
-    """What the model gave it, in nats, whatever the temperature it was drawn with."""
+    """log p of the token under the model, in nats, whatever the temperature it was drawn with."""
 
 
 @torch.no_grad()
 def generate(
     model: LanguageModel, prompt: Tensor, num_tokens: int, sampling: Sampling, seed: int = 0
-) -> Iterator[Written]:
-    """Write the tokens of a document that begins with prompt (N,) int64, which may be empty.
+) -> Iterator[GeneratedToken]:
+    """Generate tokens of a document that begins with prompt (N,) int64, which may be empty.
 
     >>> import memory_cores
     >>> from lm.softmax import Softmax, TokenEmbedding
     >>> model = LanguageModel(TokenEmbedding(10, 8), memory_cores.build("lstm", d_model=8), Softmax(10, 8))
-    >>> written = generate(model, prompt=torch.tensor([1, 2, 3]), num_tokens=4, sampling=Sampling(temperature=0))
-    >>> len(list(written))
+    >>> tokens = generate(model, prompt=torch.tensor([1, 2, 3]), num_tokens=4, sampling=Sampling(temperature=0))
+    >>> len(list(tokens))
     4
     """
     generator = torch.Generator().manual_seed(seed)
@@ -40,7 +40,7 @@ def generate(
     y = stream.read(prompt[None])
     for count in range(num_tokens):
         token = model.head.sample(y, sampling, generator).to(y.device)
-        yield Written(int(token), -float(model.head.losses(y, token)))
+        yield GeneratedToken(int(token), -float(model.head.losses(y, token)))
         if count + 1 < num_tokens:
             y = stream.step(token)
 
@@ -71,5 +71,5 @@ class TokenStream:
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
-        """Go on with tokens (B,) int64 -> the core's output y (B, D) for the token after them."""
+        """Append tokens (B,) int64 -> the core's output y (B, D) for the token after them."""
         return self.stream.step(self.model.front_end(tokens.to(self.model.device), None))

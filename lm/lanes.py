@@ -1,10 +1,10 @@
-"""Text read as B contiguous lanes, segment by segment (truncated backpropagation through time).
+"""A text read as lanes: the B rows of a batch of truncated backpropagation through time (BPTT), segment by segment.
 
-The train split is a ring of N tokens. Lane b begins at token b N / B and reads on for ever, past the end of the ring
-into its beginning, so that the memory carried from segment to segment is always that of the text before. Where
-a document begins, and at the beginning of the run, the lane is reset: the first token of a document is predicted from
-nothing. Where only a part of each document is to be predicted, lanes begin at different places of documents of equal
-length, so that every segment has something to predict in some of them.
+The train split is a ring of N tokens. Lane b begins at token b N / B and reads on, past the end of the ring into its
+beginning, so the memory carried from segment to segment is always that of the text before. A lane is reset where
+a document begins, and at the beginning of the run: the first token of a document is predicted from an empty memory.
+Where only a part of each document is to be predicted, lanes begin at different places of documents of equal length, so
+that every segment has something to predict in some of them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lm.corpus import Split
-from lm.errors import InputError
 from lm.model import IGNORED
+from training.errors import InputError
 
 
 class Segment(NamedTuple):
@@ -72,7 +72,7 @@ class Lanes:
 
     @property
     def epochs(self) -> float:
-        """How often the text has been read."""
+        """Times that the text has been read."""
         return self.position * len(self.offsets) / len(self.split.tokens)
 
     def next(self) -> Segment:

@@ -1,28 +1,26 @@
 """The language model: front end -> memory core -> head.
 
-The three meet in core inputs and core outputs alone, so any front end and any head go with any core. A front end turns
-what came before each step into (B, T, D); a head turns (B, T, D) into a distribution over the target of each step.
+A front end turns the targets before each step into core inputs (B, T, D); a head turns core outputs (B, T, D) into a
+distribution over the target of each step. Any front end and any head go with any core.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lm.errors import InputError
 from memory_cores import CoreOutput, MemoryCore, State
 
 IGNORED = -100
-"""In place of a target: nothing is to be predicted here."""
+"""In place of a target where nothing is to be predicted."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How targets are drawn; a head may refuse what means nothing for its distribution.
+    """How targets are drawn; a head may refuse settings that its distribution does not have.
 
     >>> Sampling(temperature=0.8, top_k=40).top_p
     1.0
@@ -32,9 +30,11 @@ class Sampling:
     """
 
     temperature: float = 1.0
-    """0 takes the likeliest."""
+    """Divides the logits; 0 takes the likeliest target."""
     top_k: int | None = None
+    """Draws from the k likeliest targets alone; None from all."""
     top_p: float = 1.0
+    """Draws from the likeliest targets that have this probability together (Holtzman et al., 1904.09751)."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a setting out of its bounds."""
@@ -46,7 +46,7 @@ class Sampling:
 
 
 class FrontEnd(nn.Module, ABC):
-    """Core inputs from what came before each step."""
+    """Core inputs from the target before each step."""
 
     @abstractmethod
     def forward(self, inputs: Tensor, reset: Tensor | None) -> Tensor:
@@ -96,31 +96,3 @@ class LanguageModel(nn.Module):
     def __call__(self, inputs: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
         output: CoreOutput = super().__call__(inputs, state, reset)
         return output
-
-
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers by name; what has two names, as a tied matrix has, under its first alone."""
-    own = {name for name, _ in model.named_parameters()}
-    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - own
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights, as `weights_of` gives them, into a model; raises InputError naming what does not fit."""
-    expected = weights_of(model)
-    wrong = [
-        f"{name}: the weights have {shape(weights, name)}, the model {shape(expected, name)}"
-        for name in sorted({*weights, *expected})
-        if shape(weights, name) != shape(expected, name)
-    ]
-    if wrong:
-        raise InputError(
-            "the weights do not fit the model; options that change their shapes stay as they were in training\n"
-            + "\n".join(wrong[:10])
-        )
-    model.load_state_dict(dict(weights), strict=False)
-
-
-def shape(tensors: Mapping[str, Tensor], name: str) -> str:
-    """The shape of a named tensor, in words."""
-    return str(tuple(tensors[name].shape)) if name in tensors else "none of that name"

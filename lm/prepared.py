@@ -1,4 +1,4 @@
-"""Folders of the cache that are made once, whole or not at all."""
+"""Folders of the cache that are made once, completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lm.errors import InputError
+from training.errors import InputError
 
 MANIFEST = "manifest.json"
 
@@ -32,8 +32,8 @@ def cache_root(cache: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reverie" / "corpora"
 
 
-def opened_or_made(folder: Path, read: Callable[[Path], Contents], make: Callable[[Path], None]) -> Contents:
-    """What `read` finds in a folder, which `make` fills first where it is missing or damaged.
+def open_or_make(folder: Path, read: Callable[[Path], Contents], make: Callable[[Path], None]) -> Contents:
+    """The contents of a folder by `read`, after `make` has filled it where it is missing or damaged.
 
     `read` raises OSError, ValueError, LookupError, TypeError or AttributeError on a damaged folder, which is deleted.
     """
@@ -51,8 +51,8 @@ def opened_or_made(folder: Path, read: Callable[[Path], Contents], make: Callabl
 
 
 @contextlib.contextmanager
-def making(folder: Path) -> Iterator[Path]:
-    """A folder to fill beside `folder`, renamed into its place at the end; another process may have made it first."""
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill, renamed to `folder` at the end, unless another process has made that first."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-", ignore_cleanup_errors=True) as name:
         temporary = Path(name) / folder.name
@@ -82,6 +82,6 @@ def open_numbers(path: Path, dtype: str, sha256: str) -> NDArray[Any]:
 
 
 def file_sha256(path: Path) -> str:
-    """Of the bytes of a file."""
+    """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

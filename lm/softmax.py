@@ -1,4 +1,4 @@
-"""Tokens in and out: an embedding for a front end, a softmax for a head, their matrix shared by default."""
+"""An embedding as front end and a softmax as head, which share their matrix by default."""
 
 from __future__ import annotations
 

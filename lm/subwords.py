@@ -32,7 +32,7 @@ class SubwordVocabulary:
     """Pieces of words, learned from a text by merging the commonest pairs; any UTF-8 text has an encoding."""
 
     pieces: tuple[str, ...]
-    """What each token stands for, a letter for each byte as GPT-2 writes them."""
+    """The bytes of each token, with a letter for each byte as GPT-2 writes them."""
     merges: tuple[str, ...]
     """The merged pairs `left right`, the first merged first."""
 
@@ -77,12 +77,12 @@ class SubwordVocabulary:
         return {"tokens": "subwords", "pieces": "\n".join(self.pieces), "merges": "\n".join(self.merges)}
 
 
-def described_subwords(description: dict[str, Any]) -> SubwordVocabulary:
+def subword_vocabulary_from(description: dict[str, Any]) -> SubwordVocabulary:
     """The vocabulary of a `description`."""
     return SubwordVocabulary(tuple(description["pieces"].split("\n")), tuple(description["merges"].split("\n")))
 
 
-def trained_subwords(texts: Iterable[str], size: int) -> SubwordVocabulary:
+def train_subwords(texts: Iterable[str], size: int) -> SubwordVocabulary:
     """The 256 bytes and the merges of the commonest pairs of texts, `size` tokens in all, or all pairs there are."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)

@@ -1,4 +1,4 @@
-"""Synthetic tasks as corpora: what must be remembered is known, and so is whether it was.
+"""Synthetic tasks as corpora, in which it is known what must be remembered.
 
 A document is a question, drawn from a seed, and its answer; only the answer is to be predicted.
 
@@ -73,13 +73,13 @@ def document(config: TaskConfig, generator: np.random.Generator) -> Symbols:
         half = np.concatenate([[0], generator.integers(1, symbols + 1, config.length)])
         return np.concatenate([half, half])
     if config.task == "sorting":
-        question = drifting(config.length, symbols, generator)
-        return np.concatenate([question, [symbols], by_count(question, symbols)])
+        question = draw_drifting(config.length, symbols, generator)
+        return np.concatenate([question, [symbols], sort_by_count(question, symbols)])
     question = generator.integers(0, symbols, config.length)
     return np.concatenate([question, [symbols], question if config.task == "copy" else question[::-1]])
 
 
-def drifting(length: int, symbols: int, generator: np.random.Generator) -> Symbols:
+def draw_drifting(length: int, symbols: int, generator: np.random.Generator) -> Symbols:
     """Symbols (length,) whose distribution drifts from one to another, so that the recent ones mislead.
 
     Symbol j is drawn from (1 - r) p0 + r p1 with r = (j + 1) / length, and p0 and p1 from integers 1 to 9, normalised.
@@ -92,7 +92,7 @@ def drifting(length: int, symbols: int, generator: np.random.Generator) -> Symbo
     return np.asarray(drawn.clip(max=symbols - 1), dtype=np.int64)
 
 
-def by_count(question: Symbols, symbols: int) -> Symbols:
+def sort_by_count(question: Symbols, symbols: int) -> Symbols:
     """All symbols, the most frequent first; of equally frequent ones that which came first, those absent in order."""
     counts = np.bincount(question, minlength=symbols)
     first = np.full(symbols, len(question))
@@ -105,8 +105,8 @@ def correct(
 ) -> NDArray[np.bool_]:
     """Which symbols (N, A) of those `given` are right, for questions (N, steps) and the answers (N, A) of the corpus.
 
-    `before` (N, A) is what stood in the answer when a symbol was given: the answer itself where it was shown, or
-    what was given. In sorting, equally frequent symbols may come in any order, each once.
+    `before` (N, A) are the symbols that preceded each given one: those of the answer when teacher-forced, else those
+    given. In sorting, equally frequent symbols may come in any order, each once.
     """
     if config.task != "sorting":
         return np.asarray(answers == given)

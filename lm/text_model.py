@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import memory_cores
 from lm.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, Bands
-from lm.config import CoreConfig, ModelConfig
+from lm.config import ModelConfig
 from lm.model import FrontEnd, Head, LanguageModel
 from lm.softmax import Softmax, TokenEmbedding
+from training.config import CoreConfig
 
 
 def make_model(vocabulary_size: int, core: CoreConfig, model: ModelConfig) -> LanguageModel:
@@ -20,7 +21,7 @@ def make_model(vocabulary_size: int, core: CoreConfig, model: ModelConfig) -> La
     else:
         cutoffs, factor = model.adaptive.cutoffs, model.adaptive.factor
         bands = Bands(vocabulary_size, core.d_model, cutoffs, factor)
-        own = bands if model.tied else Bands(vocabulary_size, core.d_model, cutoffs, factor)
+        own = bands if model.tie_embeddings else Bands(vocabulary_size, core.d_model, cutoffs, factor)
         front_end = AdaptiveEmbedding(bands, core.d_model, model.dropout)
         head = AdaptiveSoftmax(own, core.d_model, model.dropout)
     return LanguageModel(front_end, memory_core, head)
@@ -29,6 +30,6 @@ def make_model(vocabulary_size: int, core: CoreConfig, model: ModelConfig) -> La
 def _plain(vocabulary_size: int, d_model: int, model: ModelConfig) -> tuple[FrontEnd, Head]:
     front_end = TokenEmbedding(vocabulary_size, d_model, model.dropout)
     head = Softmax(vocabulary_size, d_model, model.dropout)
-    if model.tied:
+    if model.tie_embeddings:
         head.tie(front_end)
     return front_end, head

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,16 +13,15 @@ from torch import Tensor
 from lm.answers import task_metrics
 from lm.config import ExperimentConfig, TaskConfig, TrainConfig
 from lm.corpus import Split, prepare
-from lm.errors import TrainingError
 from lm.evaluation import validation_metrics
 from lm.lanes import Lanes, Segment
-from lm.model import IGNORED, LanguageModel, load_weights, weights_of
-from lm.schedules import learning_rate, update_period
+from lm.model import IGNORED, LanguageModel
 from lm.tasks import symbols_of, task_corpus
 from lm.text_model import make_model
-
-MAX_SKIPPED_IN_A_ROW = 5
-
+from training.averaging import copy_parameters, update_average, use_average
+from training.guard import UpdateGuard
+from training.schedules import scheduled, segments_per_update
+from training.weights import load_weights, weights_of
 
 Validate = Callable[[LanguageModel], dict[str, float]]
 """Scores a model on held-out data; metrics by TensorBoard tag."""
@@ -50,7 +47,7 @@ def make_trainer(config: ExperimentConfig) -> NextTokenTrainer:
     identity = {
         "path": "lm",
         "core": {"name": config.core.name, "d_model": config.core.d_model, **config.core.options},
-        "model": {"tied": config.model.tied, "adaptive": adaptive and dataclasses.asdict(adaptive)},
+        "model": {"tie_embeddings": config.model.tie_embeddings, "adaptive": adaptive and dataclasses.asdict(adaptive)},
         "vocabulary": corpus.vocabulary.description(),
         "data": {"sha256": corpus.sha256},
     }
@@ -73,64 +70,63 @@ class NextTokenTrainer:
         Raises InputError for a split that is too short.
         """
         self.config = config
-        self.total_steps = config.total_steps
+        self.total_steps = config.total_tokens
         self.step_count = self.update_count = 0
-        self.skipped_updates = self.skipped_in_a_row = 0
+        self.guard = UpdateGuard()
         self.lanes = Lanes(split, config.batch_size, config.segment_length)
         self.validate = validate
         self.identity = dict(identity)
         self.model = model.to(config.device).train()
         self.core_state = model.core.initial_state(config.batch_size)
         self.optimizer = make_optimizer(model, config)
-        self.average = None if config.ema_decay is None else parameters_of(model)
+        self.average = None if config.ema_decay is None else copy_parameters(model)
 
     def update(self) -> dict[str, float]:
         """One optimizer step on the next segments of every lane; returns metrics by TensorBoard tag.
 
         An update whose loss or gradient is not finite changes neither weights nor memory; several in a row raise
-        TrainingError.
+        DivergenceError.
         """
         train = self.config
-        rate = learning_rate(train.learning_rate, self.step_count, self.total_steps)
-        period = update_period(train.update_period, self.step_count)
+        rate = scheduled(train.learning_rate, self.step_count, self.total_steps)
+        num_segments = segments_per_update(train.accumulate, self.step_count)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
         self.optimizer.zero_grad(set_to_none=True)
         memory_before = self.core_state
-        segments = [self.lanes.next() for _ in range(period)]
+        segments = [self.lanes.next() for _ in range(num_segments)]
         num_targets = sum(int((segment.targets != IGNORED).sum()) for segment in segments)
         sums: dict[str, Tensor] = {}
         for segment in segments:
-            for tag, value in self._backward(segment.to(self.model.device), num_targets, period).items():
+            for tag, value in self._backward(segment.to(self.model.device), num_targets, num_segments).items():
                 sums[tag] = sums[tag] + value if tag in sums else value
             self.step_count += segment.targets.numel()
         metrics = {tag: float(total) for tag, total in sums.items()}
         gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.max_grad_norm))
         self.update_count += 1
-        if math.isfinite(gradient_norm) and math.isfinite(metrics["loss/total"]):
+        if self.guard.allows(metrics["loss/total"], gradient_norm):
             self.optimizer.step()
-            self._average_weights()
-            self.skipped_in_a_row = 0
+            if self.average is not None and train.ema_decay is not None:
+                update_average(self.average, self.model, train.ema_decay)
         else:
             self.core_state = memory_before
-            self._count_skipped(metrics["loss/total"], gradient_norm)
         if not num_targets:  # a 0 would be averaged with losses of targets
             del metrics["loss/total"], metrics["loss/next_token"]
         metrics |= {
             "learner/gradient_norm": gradient_norm,
             "learner/learning_rate": rate,
-            "learner/update_period": float(period),
-            "learner/skipped_updates": self.skipped_updates,
+            "learner/accumulated_segments": float(num_segments),
+            "learner/skipped_updates": self.guard.skipped,
             "data/epochs": self.lanes.epochs,
         }
         if self.update_count % train.evaluation_interval == 0:
-            with averaged(self.model, self.average):
+            with use_average(self.model, self.average):
                 metrics |= self.validate(self.model)
         return metrics
 
-    def _backward(self, segment: Segment, num_targets: int, period: int) -> dict[str, Tensor]:
-        """Add the gradient of one of the `period` segments of an update, which have `num_targets` between them.
+    def _backward(self, segment: Segment, num_targets: int, num_segments: int) -> dict[str, Tensor]:
+        """Add the gradient of one of the `num_segments` segments of an update, which have `num_targets` between them.
 
         Returns its part of the update's losses and metrics.
         """
@@ -140,7 +136,7 @@ class NextTokenTrainer:
             losses = self.model.head.losses(output.y, segment.targets)
         self.core_state = output.state
         next_token = losses.sum() / max(num_targets, 1)
-        core_losses = {name: value / period for name, value in output.losses.items()}
+        core_losses = {name: value / num_segments for name, value in output.losses.items()}
         core_loss = sum(core_losses.values(), torch.zeros_like(next_token))
         # Without a target only what the core's own losses reach has a gradient; AdamW leaves all else as it is.
         learned = core_loss + next_token if num_targets else core_loss
@@ -148,23 +144,8 @@ class NextTokenTrainer:
             torch.autograd.backward(learned)
         metrics = {"loss/total": core_loss + next_token, "loss/next_token": next_token}
         metrics |= {f"loss/core_{name}": value for name, value in core_losses.items()}
-        metrics |= {f"core/{name}": value / period for name, value in output.metrics.items()}
+        metrics |= {f"core/{name}": value / num_segments for name, value in output.metrics.items()}
         return {tag: value.detach() for tag, value in metrics.items()}
-
-    def _count_skipped(self, loss: float, gradient_norm: float) -> None:
-        self.skipped_updates += 1
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"{self.skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
-                f"(last loss {loss}, gradient norm {gradient_norm}); the weights are those before them"
-            )
-
-    @torch.no_grad()
-    def _average_weights(self) -> None:
-        if self.average is not None and self.config.ema_decay is not None:
-            for name, parameter in self.model.named_parameters():
-                self.average[name].lerp_(parameter, 1 - self.config.ema_decay)
 
     def weights(self) -> dict[str, Tensor]:
         """The model's parameters and buffers."""
@@ -184,8 +165,7 @@ class NextTokenTrainer:
             "average": self.average,
             "step_count": self.step_count,
             "update_count": self.update_count,
-            "skipped_updates": self.skipped_updates,
-            "skipped_in_a_row": self.skipped_in_a_row,
+            **self.guard.state(),
             "torch_generator": torch.get_rng_state(),
             "device_generator": None if device.type == "cpu" else torch.cuda.get_rng_state(device),
         }
@@ -197,8 +177,8 @@ class NextTokenTrainer:
         device = self.model.device
         self.core_state = {name: tensor.to(device) for name, tensor in state["core_state"].items()}
         self.lanes.position = state["position"]
-        for count in ("step_count", "update_count", "skipped_updates", "skipped_in_a_row"):
-            setattr(self, count, state[count])
+        self.step_count, self.update_count = state["step_count"], state["update_count"]
+        self.guard.load(state)
         torch.set_rng_state(state["torch_generator"])
         warnings = []
         if (state["device_generator"] is None) != (device.type == "cpu"):
@@ -206,7 +186,7 @@ class NextTokenTrainer:
         elif state["device_generator"] is not None:
             torch.cuda.set_rng_state(state["device_generator"], device)
         if state["average"] is None and self.average is not None:
-            self.average = parameters_of(self.model)
+            self.average = copy_parameters(self.model)
             warnings.append("train.ema_decay was null before: the moving average begins at this checkpoint's weights")
         elif state["average"] is not None and self.average is None:
             warnings.append("train.ema_decay is now null: the moving average of the weights is dropped")
@@ -224,27 +204,3 @@ def make_optimizer(model: LanguageModel, config: TrainConfig) -> torch.optim.Ada
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=0.0)
-
-
-def parameters_of(model: LanguageModel) -> dict[str, Tensor]:
-    """Copies of the parameters by name."""
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-@contextlib.contextmanager
-def averaged(model: LanguageModel, average: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """Lend a model the moving average of its weights, if there is one."""
-    if average is None:
-        yield
-        return
-    own = parameters_of(model)
-    try:
-        model.load_state_dict(dict(average), strict=False)
-        yield
-    finally:
-        model.load_state_dict(own, strict=False)
-
-
-def evaluated_weights(weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint that evaluation and generation use: the moving average where there is one."""
-    return {**weights, **(state["average"] or {})}

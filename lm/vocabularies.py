@@ -8,7 +8,7 @@ from typing import Any
 from lm.config import DataConfig
 from lm.documents import Document
 from lm.vocabulary import ByteVocabulary, CharacterVocabulary, SymbolVocabulary, Vocabulary, decode_utf8
-from lm.words import commonest_words, described_words
+from lm.words import commonest_words, word_vocabulary_from
 
 PIECE = 2**24
 """Characters gathered at a time."""
@@ -28,12 +28,12 @@ def make_vocabulary(config: DataConfig, documents: Iterable[Document]) -> Vocabu
         # Checked first, so that a word that cannot be decoded has its place named.
         texts = (_utf8(document).encode() for document in train)
         return commonest_words(texts, config.vocabulary_size, config.min_count)
-    from lm.subwords import trained_subwords  # imports tokenizers, which takes a moment
+    from lm.subwords import train_subwords  # imports tokenizers, which takes a moment
 
-    return trained_subwords((_utf8(document) for document in train), config.vocabulary_size or 8192)
+    return train_subwords((_utf8(document) for document in train), config.vocabulary_size or 8192)
 
 
-def described(description: Mapping[str, Any]) -> Vocabulary:
+def vocabulary_from(description: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary of a `description`."""
     match description["tokens"]:
         case "bytes":
@@ -41,11 +41,11 @@ def described(description: Mapping[str, Any]) -> Vocabulary:
         case "characters":
             return CharacterVocabulary(description["characters"])
         case "words":
-            return described_words(dict(description))
+            return word_vocabulary_from(dict(description))
         case "subwords":
-            from lm.subwords import described_subwords
+            from lm.subwords import subword_vocabulary_from
 
-            return described_subwords(dict(description))
+            return subword_vocabulary_from(dict(description))
         case "symbols":
             return SymbolVocabulary(description["size"])
         case other:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lm.errors import InputError
+from training.errors import InputError
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 """(N,) token numbers in the smallest unsigned type that holds the vocabulary."""
@@ -39,7 +39,7 @@ class Vocabulary(Protocol):
         """The length of what tokens (N,) stand for."""
 
     def description(self) -> dict[str, Any]:
-        """JSON data from which `vocabularies.described` makes the same vocabulary."""
+        """JSON data from which `vocabularies.vocabulary_from` makes the same vocabulary."""
 
 
 @dataclass(frozen=True)

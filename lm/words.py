@@ -22,7 +22,7 @@ _SPACE = re.compile(rb"[ \t\n\r\v\f]")
 
 @dataclass(frozen=True)
 class WordVocabulary:
-    """The commonest words of a training text; all others are <unk>, so what they were is lost.
+    """The commonest words of a training text; all others become <unk>.
 
     `decode` writes a space after each word and a line feed for <eos>; `encode` gives back what it decodes.
 
@@ -48,7 +48,7 @@ class WordVocabulary:
 
     @cached_property
     def texts(self) -> list[bytes]:
-        """What each token is written as."""
+        """The bytes that each token is written as."""
         return [b"\n" if word == END_OF_LINE else word.encode() + b" " for word in self.words]
 
     @cached_property
@@ -73,7 +73,7 @@ class WordVocabulary:
         return {"tokens": "words", "words": "\n".join(self.words)}
 
 
-def described_words(description: dict[str, Any]) -> WordVocabulary:
+def word_vocabulary_from(description: dict[str, Any]) -> WordVocabulary:
     """The vocabulary of a `description`."""
     return WordVocabulary(tuple(description["words"].split("\n")))
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from agents.config import ExperimentConfig
-from reverie.errors import UserError
 from reverie.path_interface import Batch, Curve, PathInterface, Variants
+from training.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
-    from reverie.trainer import Listening, Trainer
+    from reverie.train import SamplingPlan
+    from training.trainer import Trainer
 
 
 class AgentPath(PathInterface[ExperimentConfig]):
@@ -47,7 +48,7 @@ class AgentPath(PathInterface[ExperimentConfig]):
         module, colon, _ = config.env.id.partition(":")
         return {module: "env.id"} if colon and module != "envs" else {}
 
-    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, Listening | None]:
+    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:
         from agents.trainer import ImpalaTrainer
 
         if address is not None and not config.agent.num_actors:

@@ -12,18 +12,19 @@ from audio.evaluation import Evaluation, corpus_as_trained
 from audio.evaluation import evaluate as evaluate_clips
 from audio.model import make_model
 from lm.corpus import Split
-from lm.model import LanguageModel, load_weights
-from lm.trainer import evaluated_weights
+from lm.model import LanguageModel
 from reverie.checkpoint import Checkpoint
 from reverie.path_interface import Variants
 from reverie.tables import evaluate_variants, format_number, print_table
+from training.averaging import evaluation_weights
+from training.weights import load_weights
 
 
 def model_and_validation(config: ExperimentConfig, checkpoint: Checkpoint) -> tuple[LanguageModel, Split]:
     """The model of a checkpoint, and the validation split as it was trained for."""
     corpus = corpus_as_trained(config, checkpoint.fingerprint["quantiser"])
     model = make_model(corpus.quantiser, config.core, config.model)
-    load_weights(model, evaluated_weights(checkpoint.weights, checkpoint.state["trainer"]))
+    load_weights(model, evaluation_weights(checkpoint.weights, checkpoint.state["trainer"]))
     return model, corpus.splits["validation"]
 
 
@@ -31,7 +32,7 @@ def evaluate(
     run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], split: str, as_json: bool
 ) -> None:
     """Score a split under each variant of a configuration; print a table, or one JSON object a variant."""
-    weights = evaluated_weights(checkpoint.weights, checkpoint.state["trainer"])
+    weights = evaluation_weights(checkpoint.weights, checkpoint.state["trainer"])
 
     def score(config: ExperimentConfig) -> Evaluation:
         return evaluate_clips(config, checkpoint.fingerprint["quantiser"], weights, split)
@@ -45,12 +46,12 @@ def evaluate(
         f"{first.clips:,} clips, {first.samples / first.rate:,.1f} s\n"
         f"  {first.quantiser} at {first.rate:,} samples a second, gain {first.gain:.6g}"
     )
-    header = ["memory and data", "bits/sample", "nats/sample", "unigram floor", "bigram floor (bits/sample)"]
+    header = ["memory and data", "bits/sample", "nats/sample", "unigram baseline", "bigram baseline (bits/sample)"]
     print_table([header, *([label, *_cells(result)] for label, result in results)])
 
 
 def _cells(result: Evaluation) -> list[str]:
-    bits = (result.bits_per_sample, result.nats_per_sample, result.floors.unigram, result.floors.bigram)
+    bits = (result.bits_per_sample, result.nats_per_sample, *result.baselines)
     return [format_number(value, ".4f") for value in bits]
 
 
@@ -59,5 +60,5 @@ def _figures(result: Evaluation) -> Mapping[str, Any]:
         "nats_per_sample": result.nats_per_sample,
         "bits_per_sample": result.bits_per_sample,
     }
-    figures["floors"] = result.floors._asdict()
+    figures["baselines"] = result.baselines._asdict()
     return figures

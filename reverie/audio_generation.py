@@ -15,11 +15,12 @@ from audio.generation import generate as generate_clips
 from audio.generation import read_prompt
 from audio.model import make_model
 from audio.quantiser import QUANTISERS
-from lm.model import Sampling, load_weights
-from lm.trainer import evaluated_weights
+from lm.model import Sampling
 from reverie.checkpoint import Checkpoint
-from reverie.device import require_device
-from reverie.errors import UserError
+from training.averaging import evaluation_weights
+from training.device import require_device
+from training.errors import UserError
+from training.weights import load_weights
 
 
 def generate(
@@ -48,7 +49,7 @@ def generate(
     rate, gain = int(trained["rate"]), float(trained["gain"])
     torch.set_num_threads(config.train.num_threads)
     model = make_model(quantiser, config.core, config.model).to(config.train.device)
-    load_weights(model, evaluated_weights(checkpoint.weights, checkpoint.state["trainer"]))
+    load_weights(model, evaluation_weights(checkpoint.weights, checkpoint.state["trainer"]))
     start = torch.zeros(0, dtype=torch.int64) if prompt is None else read_prompt(prompt, quantiser, rate, gain)
     num_samples = max(round(seconds * rate), 1)
     try:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
-    from reverie.trainer import Listening, Trainer
+    from reverie.train import SamplingPlan
+    from training.trainer import Trainer
 
 
 class AudioPath(PathInterface[ExperimentConfig]):
@@ -40,18 +41,19 @@ class AudioPath(PathInterface[ExperimentConfig]):
     def batch(self, config: ExperimentConfig) -> Batch:
         return segment_batch(config.train)
 
-    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, Listening | None]:
+    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:
         from audio.corpus import prepare
-        from audio.listening import Listener
+        from audio.samples import AudioSampler
         from audio.trainer import make_trainer
-        from reverie.trainer import Listening
+        from reverie.train import SamplingPlan
 
         corpus = prepare(config.data)
         trainer = make_trainer(config, corpus)
-        if config.train.listening is None:
+        samples = config.train.audio_samples
+        if samples is None:
             return trainer, None
-        listener = Listener(config, config.train.listening, corpus)
-        return trainer, Listening(listener.interval, lambda: listener.listen(trainer))
+        sampler = AudioSampler(config, samples, corpus)
+        return trainer, SamplingPlan(samples.interval, lambda: sampler.sample(trainer))
 
     def evaluate(
         self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace

@@ -33,7 +33,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from reverie.errors import UserError
+from training.errors import UserError
 
 FORMAT = 1
 WEIGHTS, STATE, MANIFEST, SEAL = "weights.safetensors", "state.pt", "manifest.json", "manifest.sha256"

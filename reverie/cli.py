@@ -10,9 +10,9 @@ from pathlib import Path
 
 from reverie import commands
 from reverie.arguments import make_parser
-from reverie.errors import UserError
+from training.errors import UserError
 
-OUR_PACKAGES = ("memory_cores", "envs", "agents", "audio", "lm")
+OUR_PACKAGES = ("memory_cores", "training", "envs", "agents", "audio", "lm")
 COMMANDS = {
     "train": commands.train,
     "evaluate": commands.evaluate,
@@ -44,12 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
-        code = _code_of_expected(error)
-        if code is None:
-            raise
-        _print_error(error)
-        return code
 
 
 def check_packages() -> None:
@@ -68,20 +62,3 @@ def check_packages() -> None:
 def _print_error(error: Exception) -> None:
     lines = str(error).splitlines()
     print("error:", "\n  ".join(["", *lines] if len(lines) > 1 else lines), file=sys.stderr)
-
-
-def _code_of_expected(error: Exception) -> int | None:
-    """The exit code of an error of our other packages that its message explains; None for any other."""
-    kinds = (
-        ("envs", "EnvError", 2),
-        ("envs", "EnvFault", 1),
-        ("agents.learner", "DivergenceError", 3),
-        ("agents.learner", "TrainingError", 1),
-        ("lm.errors", "InputError", 2),
-        ("lm.errors", "TrainingError", 1),
-    )
-    for module, name, code in kinds:
-        # A package that was never imported, to keep the start fast, has raised nothing.
-        if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
-            return code
-    return None

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reverie.errors import UserError
 from reverie.shipped_configs import find_config, shipped_configs
+from training.errors import UserError
 
 if TYPE_CHECKING:
     from reverie.checkpoint import Checkpoint
@@ -35,17 +35,17 @@ def train(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from reverie.device import require_device
     from reverie.run_folder import open_run
     from reverie.train import run
+    from training.device import require_device
 
     with open_run(config, resume=resume, overwrite=arguments.overwrite) as folder:
         torch.set_num_threads(config.train.num_threads)
         require_device(config.train.device)
-        trainer, listening = path.make_trainer(config, arguments.address)
+        trainer, sampling = path.make_trainer(config, arguments.address)
         with contextlib.closing(trainer):
             print(f"training {config.core.name} on {path.subject(config)} in {folder}", file=sys.stderr)
-            return run(config, trainer, folder, resume, changed_data, listening)
+            return run(config, trainer, folder, resume, changed_data, sampling)
 
 
 def evaluate(arguments: argparse.Namespace) -> int:

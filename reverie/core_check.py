@@ -14,12 +14,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from torch.nn.modules import module as nn_module
 
-import agents.config
 import memory_cores
 from memory_cores.core import MemoryCore
 from reverie.field_messages import describe_type, describe_value, did_you_mean, number_hint
 from reverie.path_interface import Batch
 from reverie.paths import Experiment, path_of
+from training.config import CoreConfig
 
 MAX_MODULES = 5_000
 MAX_TENSORS = 20_000
@@ -39,7 +39,7 @@ def check_core(section: Mapping[str, Any], config: Experiment | None) -> tuple[d
         return {}, [f"core.name: no memory core is called {name!r}; {hint}"]
     given = {key: value for key, value in section.items() if key not in ("name", "d_model")}
     options, problems = _parse_options(name, given)
-    d_model = section.get("d_model", agents.config.CoreConfig.d_model)
+    d_model = section.get("d_model", CoreConfig.d_model)
     if problems or isinstance(d_model, bool) or not isinstance(d_model, int) or not 1 <= d_model <= 2**20:
         return options, problems
     try:

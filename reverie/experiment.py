@@ -17,11 +17,12 @@ import agents.config
 import audio.config
 import lm.config
 from reverie import yaml_loader
-from reverie.errors import UserError
 from reverie.field_messages import describe_type, describe_value, did_you_mean, number_hint
 from reverie.paths import Experiment
 from reverie.yaml_loader import KeyPath, YamlError
+from training.errors import UserError
 
+RENAMED = lm.config.RENAMED | audio.config.RENAMED
 RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _CORE_FIELDS = ("name", "d_model")
 
@@ -111,6 +112,9 @@ def validate(data: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[Exp
                 problems[".".join(path)] = _describe(schema, path, data)
         run = data.get("run")
         name = run.get("name") if isinstance(run, dict) else None
+        for new in [RENAMED.get(dotted) for dotted in problems]:
+            if new is not None and problems.get(new, "").startswith(f"{new}: missing"):
+                del problems[new]  # it is there, under its old name
         found = [*problems.values(), *(_name_problems(name) if isinstance(name, str) else [])]
         return None, [_add_line(problem, lines) for problem in found]
     found = [*config.problems(), *_name_problems(config.run.name), *_root_problems(config.run.root)]
@@ -196,7 +200,8 @@ def _describe(schema: type[Experiment], path: KeyPath, data: Mapping[str, Any]) 
             break
         fields = _fields(annotation)
         if fields and key not in fields:
-            return f"{dotted}: unknown key; {did_you_mean(key, fields)}"
+            new = RENAMED.get(dotted)
+            return f"{dotted}: renamed; write {new}" if new else f"{dotted}: unknown key; {did_you_mean(key, fields)}"
         annotation = fields.get(key)
         if not isinstance(value, dict) or key not in value:
             return f"{dotted}: missing; expected {describe_type(annotation)}"

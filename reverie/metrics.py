@@ -17,7 +17,7 @@ from reverie.metrics_file import append_row, drop_rows_after, training_seconds
 from reverie.run_folder import EVENTS, METRICS, SAMPLES
 
 if TYPE_CHECKING:
-    from audio.listening import Heard
+    from audio.samples import AudioSamples
 
 
 @dataclass
@@ -80,16 +80,16 @@ class MetricWriter:
                     self._events.add_scalar(tag, value, step, walltime=now)
                 self._events.flush()
 
-    def write_heard(self, step: int, heard: Heard) -> None:
+    def write_samples(self, step: int, samples: AudioSamples) -> None:
         """Write the clips of a step, as files and as TensorBoard audio, with a picture of them."""
         with self._report_failure("the samples"):
-            heard.save(self._samples / f"step-{step:012d}")
+            samples.save(self._samples / f"step-{step:012d}")
         with self._report_failure("the event file"):
             if self._events is not None:
-                for clip in heard.clips:
+                for clip in samples.clips:
                     sound = torch.from_numpy(clip.samples).clamp(-1, 1)[None]
-                    self._events.add_audio(f"heard/{clip.name}", sound, step, sample_rate=heard.rate)
-                self._events.add_image("heard/log_mel", heard.picture(), step, dataformats="HWC")
+                    self._events.add_audio(f"samples/{clip.name}", sound, step, sample_rate=samples.rate)
+                self._events.add_image("samples/log_mel", samples.picture(), step, dataformats="HWC")
                 self._events.flush()
 
     def close(self) -> None:

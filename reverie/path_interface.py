@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
-    from reverie.trainer import Listening, Trainer
+    from reverie.train import SamplingPlan
+    from training.trainer import Trainer
 
 Config = TypeVar("Config")
 Variants = Sequence[tuple[list[str], Config]]
@@ -71,7 +72,7 @@ class PathInterface(ABC, Generic[Config]):
         return {}
 
     @abstractmethod
-    def make_trainer(self, config: Config, address: str | None = None) -> tuple[Trainer, Listening | None]:
+    def make_trainer(self, config: Config, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:
         """The trainer, and the sound it gives of itself; `address` is the Ray cluster for the actors of agents."""
 
     @abstractmethod

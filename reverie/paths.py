@@ -10,9 +10,9 @@ import audio.config
 import lm.config
 from reverie.agent_path import AgentPath
 from reverie.audio_path import AudioPath
-from reverie.errors import UserError
 from reverie.path_interface import PathInterface
 from reverie.text_path import TextPath
+from training.errors import UserError
 
 Experiment = agents.config.ExperimentConfig | lm.config.ExperimentConfig | audio.config.ExperimentConfig
 

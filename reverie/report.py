@@ -18,16 +18,16 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from reverie import yaml_loader
-from reverie.errors import UserError
 from reverie.metrics_file import read_rows
 from reverie.path_interface import Curve
 from reverie.paths import PATHS
 from reverie.run_folder import CONFIG, METRICS, flatten
 from reverie.tables import align
+from training.errors import UserError
 
 CURVES: dict[str, Curve] = {tag: curve for path in PATHS for tag, curve in path.curves.items()}
 """The metrics to draw, where a run has them."""
-FLOORS = {"floor/unigram_bits_per_sample": "unigram", "floor/bigram_bits_per_sample": "bigram"}
+BASELINES = {"baseline/unigram_bits_per_sample": "unigram", "baseline/bigram_bits_per_sample": "bigram"}
 """The baselines on the same data, drawn as lines beside `validation/bits_per_sample`."""
 NUM_BINS = 100
 FINAL_FRACTION = 0.1
@@ -53,7 +53,7 @@ class Run:
     curves: dict[str, tuple[Array, Array]]
     seconds: dict[str, Array]
     """For each tag the seconds of training at each of its steps; empty for a run whose rows have no `seconds`."""
-    floors: dict[str, float]
+    baselines: dict[str, float]
 
     @property
     def task(self) -> str:
@@ -161,7 +161,7 @@ def _draw_task(figure: SubFigure, groups: Sequence[Group], columns: int) -> None
         for index, group in enumerate(groups):
             _draw_group(panel, tag, by_time, group, index)
         if tag == "validation/bits_per_sample":
-            _draw_floors(panel, [run for group in groups for run in group.runs])
+            _draw_baselines(panel, [run for group in groups for run in group.runs])
         _dress(panel, tag, by_time)
     legend = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     handles, labels = list(legend.values()), list(legend)
@@ -225,8 +225,8 @@ def _read_run(folder: Path) -> Run:
                 seconds[tag] = times
     if not curves:
         raise ReportError(f"{folder / METRICS}: has no row with {' or '.join(CURVES)} yet")
-    floors = {tag: float(row[tag]) for row in rows for tag in FLOORS if isinstance(row.get(tag), int | float)}
-    return Run(folder, flatten(config), curves, seconds, floors)
+    baselines = {tag: float(row[tag]) for row in rows for tag in BASELINES if isinstance(row.get(tag), int | float)}
+    return Run(folder, flatten(config), curves, seconds, baselines)
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
@@ -272,10 +272,10 @@ def _draw_group(panel: Axes, tag: str, by_time: bool, group: Group, index: int) 
         panel.fill_between(centres, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def _draw_floors(panel: Axes, runs: Sequence[Run]) -> None:
-    for (tag, name), dash in zip(FLOORS.items(), (":", "-."), strict=True):
-        for value in sorted({round(run.floors[tag], 6) for run in runs if tag in run.floors}):
-            panel.axhline(value, color="0.4", linestyle=dash, linewidth=1.2, label=f"{name} floor {value:.2f}")
+def _draw_baselines(panel: Axes, runs: Sequence[Run]) -> None:
+    for (tag, name), dash in zip(BASELINES.items(), (":", "-."), strict=True):
+        for value in sorted({round(run.baselines[tag], 6) for run in runs if tag in run.baselines}):
+            panel.axhline(value, color="0.4", linestyle=dash, linewidth=1.2, label=f"{name} baseline {value:.2f}")
 
 
 def _dress(panel: Axes, tag: str, by_time: bool) -> None:

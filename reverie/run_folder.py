@@ -14,9 +14,9 @@ from typing import Any
 
 from reverie import checkpoint, yaml_loader
 from reverie.checkpoint import Checkpoint
-from reverie.errors import UserError
 from reverie.experiment import RUN_NAME, dump
 from reverie.paths import Experiment
+from training.errors import UserError
 
 CONFIG, METRICS, EVENTS, CHECKPOINTS, SAMPLES, LOCK = (
     "config.yaml",

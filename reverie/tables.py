@@ -12,8 +12,8 @@ import torch
 
 import audio.config
 import lm.config
-from reverie.device import require_device
 from reverie.path_interface import Variants
+from training.device import require_device
 
 AS_TRAINED = "as trained"
 

@@ -13,22 +13,23 @@ from lm.config import ExperimentConfig, TaskConfig
 from lm.corpus import Split, prepare
 from lm.evaluation import Evaluation
 from lm.evaluation import evaluate as evaluate_text
-from lm.model import LanguageModel, load_weights
+from lm.model import LanguageModel
 from lm.tasks import task_corpus
 from lm.text_model import make_model
-from lm.trainer import evaluated_weights
-from lm.vocabularies import described
+from lm.vocabularies import vocabulary_from
 from reverie.checkpoint import Checkpoint
-from reverie.errors import UserError
 from reverie.path_interface import Variants
 from reverie.tables import evaluate_variants, format_number, print_table
+from training.averaging import evaluation_weights
+from training.errors import UserError
+from training.weights import load_weights
 
 
 def model_and_validation(config: ExperimentConfig, checkpoint: Checkpoint) -> tuple[LanguageModel, Split]:
     """The model of a checkpoint, and the validation split in the token numbers that it was trained with."""
-    vocabulary = described(checkpoint.fingerprint["vocabulary"])
+    vocabulary = vocabulary_from(checkpoint.fingerprint["vocabulary"])
     model = make_model(vocabulary.size, config.core, config.model)
-    load_weights(model, evaluated_weights(checkpoint.weights, checkpoint.state["trainer"]))
+    load_weights(model, evaluation_weights(checkpoint.weights, checkpoint.state["trainer"]))
     if isinstance(config.data, TaskConfig):
         return model, task_corpus(config.data, model.core.period).splits["validation"]
     return model, prepare(config.data, vocabulary).splits["validation"]
@@ -46,8 +47,8 @@ def evaluate(
 
     `by_frequency` adds the perplexity of words by their frequency in the train split.
     """
-    vocabulary = described(checkpoint.fingerprint["vocabulary"])
-    weights = evaluated_weights(checkpoint.weights, checkpoint.state["trainer"])
+    vocabulary = vocabulary_from(checkpoint.fingerprint["vocabulary"])
+    weights = evaluation_weights(checkpoint.weights, checkpoint.state["trainer"])
 
     def score(config: ExperimentConfig) -> Evaluation | Answers:
         if not isinstance(config.data, TaskConfig):
@@ -80,10 +81,10 @@ def _print_results(title: str, results: Sequence[tuple[str, Evaluation | Answers
         header = [
             "memory and data",
             "nats/symbol",
-            "symbols right",
-            "sequences right",
-            "symbols, shown",
-            "sequences, shown",
+            "symbols, generated",
+            "sequences, generated",
+            "symbols, teacher-forced",
+            "sequences, teacher-forced",
         ]
     else:
         bytes_counted = "" if first.num_bytes is None else f"{first.num_bytes:,} bytes, "
@@ -103,10 +104,10 @@ def _print_results(title: str, results: Sequence[tuple[str, Evaluation | Answers
 def _cells(result: Evaluation | Answers) -> list[str]:
     if isinstance(result, Answers):
         shares = (
-            result.written_symbol_accuracy,
-            result.written_sequence_accuracy,
-            result.shown_symbol_accuracy,
-            result.shown_sequence_accuracy,
+            result.generated_symbol_accuracy,
+            result.generated_sequence_accuracy,
+            result.teacher_forced_symbol_accuracy,
+            result.teacher_forced_sequence_accuracy,
         )
         return [f"{result.nats_per_symbol:.4f}", *(format_number(share, ".4f") for share in shares)]
     bits = (result.nats_per_token, result.bits_per_byte, result.bits_per_character)

@@ -14,15 +14,16 @@ import numpy as np
 import torch
 
 from lm.config import ExperimentConfig
-from lm.generation import Written
+from lm.generation import GeneratedToken
 from lm.generation import generate as generate_tokens
-from lm.model import Sampling, load_weights
+from lm.model import Sampling
 from lm.text_model import make_model
-from lm.trainer import evaluated_weights
-from lm.vocabularies import described
+from lm.vocabularies import vocabulary_from
 from lm.vocabulary import Vocabulary
 from reverie.checkpoint import Checkpoint
-from reverie.device import require_device
+from training.averaging import evaluation_weights
+from training.device import require_device
+from training.weights import load_weights
 
 
 def generate(
@@ -41,14 +42,14 @@ def generate(
     Raises UserError where the device is missing, InputError where the prompt has no tokens of the model.
     """
     require_device(config.train.device)
-    vocabulary = described(checkpoint.fingerprint["vocabulary"])
+    vocabulary = vocabulary_from(checkpoint.fingerprint["vocabulary"])
     torch.set_num_threads(config.train.num_threads)
     model = make_model(vocabulary.size, config.core, config.model).to(config.train.device)
-    load_weights(model, evaluated_weights(checkpoint.weights, checkpoint.state["trainer"]))
+    load_weights(model, evaluation_weights(checkpoint.weights, checkpoint.state["trainer"]))
     raw = os.fsencode(prompt)  # as it was typed, also where that is not UTF-8
     tokens = vocabulary.encode(raw, "--prompt")
     start = torch.tensor(tokens.tolist(), dtype=torch.int64)
-    generated: list[Written] = []
+    generated: list[GeneratedToken] = []
     texts = _decode(_record(generate_tokens(model, start, num_tokens, sampling, seed), generated), vocabulary)
     if as_json:
         row = {"run": str(run), "step": checkpoint.step, "prompt": prompt, "text": "".join(texts)}
@@ -66,14 +67,14 @@ def generate(
     )
 
 
-def _record(words: Iterable[Written], generated: list[Written]) -> Iterator[int]:
+def _record(words: Iterable[GeneratedToken], generated: list[GeneratedToken]) -> Iterator[int]:
     """The tokens of words; each word is appended to `generated` as it passes."""
     for word in words:
         generated.append(word)
         yield word.token
 
 
-def _likelihood(generated: Sequence[Written]) -> dict[str, float]:
+def _likelihood(generated: Sequence[GeneratedToken]) -> dict[str, float]:
     total = math.fsum(word.log_probability for word in generated)
     return {"log_likelihood": total, "nats_per_token": -total / len(generated)}
 

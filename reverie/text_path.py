@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
-    from reverie.trainer import Listening, Trainer
+    from reverie.train import SamplingPlan
+    from training.trainer import Trainer
 
 TRAINING_LOSS = Curve("training loss (nats per token)", "tokens")
 
@@ -41,7 +42,7 @@ class TextPath(PathInterface[ExperimentConfig]):
     def batch(self, config: ExperimentConfig) -> Batch:
         return segment_batch(config.train)
 
-    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, Listening | None]:
+    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:
         from lm.trainer import make_trainer
 
         return make_trainer(config), None

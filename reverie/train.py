@@ -7,11 +7,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -21,7 +21,11 @@ from reverie.metrics import MetricWriter, Window
 from reverie.paths import Experiment
 from reverie.progress import ProgressLine
 from reverie.run_folder import CHECKPOINTS
-from reverie.trainer import Listening, Trainer
+from training.config import BaseTrainConfig
+from training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from audio.samples import AudioSamples
 
 HEADLINES = {"episode/return": "return", "loss/next_token": "loss"}
 """The metrics that the progress line shows, by the word it shows them with."""
@@ -30,13 +34,22 @@ RATE = "throughput/steps_per_second"
 logger = logging.getLogger(__name__)
 
 
+class SamplingPlan(NamedTuple):
+    """The audio samples of a run, and when they are generated."""
+
+    interval: int
+    """Updates between two sets of clips."""
+    sample: Callable[[], AudioSamples]
+    """Generates a set; must change nothing that the rest of the run depends on."""
+
+
 def run(
     config: Experiment,
     trainer: Trainer,
     folder: Path,
     resume: bool,
     changed_data: bool = False,
-    listening: Listening | None = None,
+    sampling: SamplingPlan | None = None,
 ) -> int:
     """Train until `trainer.total_steps`, in a run folder that this process has locked.
 
@@ -53,7 +66,7 @@ def run(
         writer = MetricWriter(folder, resume_step=trainer.step_count if resume else None)
         progress = ProgressLine(trainer.total_steps, trainer.step_count)
         try:
-            _loop(config, trainer, saver, writer, progress, signals, listening)
+            _loop(config.train, trainer, saver, writer, progress, signals, sampling)
             saved = saver.is_current or saver.save()
         finally:
             progress.close()
@@ -64,32 +77,32 @@ def run(
 
 
 def _loop(
-    config: Experiment,
+    config: BaseTrainConfig,
     trainer: Trainer,
     saver: _Saver,
     writer: MetricWriter,
     progress: ProgressLine,
     signals: list[int],
-    listening: Listening | None,
+    sampling: SamplingPlan | None,
 ) -> None:
-    next_log = _next_multiple(trainer.update_count, config.train.log_interval)
-    next_save = _next_multiple(trainer.update_count, config.train.checkpoint_interval)
+    next_log = _next_multiple(trainer.update_count, config.log_interval)
+    next_save = _next_multiple(trainer.update_count, config.checkpoint_interval)
     headline: dict[str, float] = {}
     while trainer.step_count < trainer.total_steps and not signals:
         metrics = trainer.update()
-        if listening is not None and trainer.update_count % listening.interval == 0:
-            heard = listening.listen()
-            metrics |= heard.metrics
-            writer.write_heard(trainer.step_count, heard)
+        if sampling is not None and trainer.update_count % sampling.interval == 0:
+            samples = sampling.sample()
+            metrics |= samples.metrics
+            writer.write_samples(trainer.step_count, samples)
         saver.window.add(metrics)
         headline |= {word: metrics[tag] for tag, word in HEADLINES.items() if tag in metrics}
         if trainer.update_count >= next_log:
             row = saver.window.row()
             writer.write(trainer.step_count, {**row, RATE: progress.rate(trainer.step_count)})
-            next_log = _next_multiple(trainer.update_count, config.train.log_interval)
+            next_log = _next_multiple(trainer.update_count, config.log_interval)
         if trainer.update_count >= next_save:
             saved = saver.save()
-            next_save = _next_multiple(trainer.update_count, config.train.checkpoint_interval) if saved else next_log
+            next_save = _next_multiple(trainer.update_count, config.checkpoint_interval) if saved else next_log
         progress.update(trainer.step_count, headline)
     progress.update(trainer.step_count, headline, last=True)
 

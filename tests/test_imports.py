@@ -14,11 +14,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "memory_cores": {"memory_cores"},
-    "envs": {"envs"},
-    "agents": {"agents", "envs", "memory_cores"},
-    "lm": {"lm", "memory_cores"},
-    "audio": {"audio", "lm", "memory_cores"},
-    "reverie": {"reverie", "agents", "audio", "envs", "lm", "memory_cores"},
+    "training": {"training", "memory_cores"},
+    "envs": {"envs", "training", "memory_cores"},
+    "agents": {"agents", "envs", "training", "memory_cores"},
+    "lm": {"lm", "training", "memory_cores"},
+    "audio": {"audio", "lm", "training", "memory_cores"},
+    "reverie": {"reverie", "agents", "audio", "envs", "lm", "training", "memory_cores"},
 }
 ENTRY = re.compile(r"(\w+(?:\.\w+)+|\w+(?=:))(?::[A-Za-z_]\w*)?")
 MODULES = {

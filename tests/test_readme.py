@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from reverie.config import load_experiment
 
 from reverie.arguments import make_parser
 from reverie.cli import find_config, main, shipped_configs
+from reverie.experiment import load_experiment
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

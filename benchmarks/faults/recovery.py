@@ -18,11 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agents.cluster import start_ray
-from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, RunConfig, TrainConfig
+from agents.config import AgentConfig, EnvConfig, ExperimentConfig, TrainConfig
 from agents.trainer import ImpalaTrainer
 from benchmarks.command_line import make_parser
 from reverie import checkpoint
 from tests.agents.processes import actor_pids, command_line, descendants, wait_until
+from training.config import CoreConfig, RunConfig
 
 RANDOM = "tests.agents.scripted_envs:RandomEpisodes-v0"
 

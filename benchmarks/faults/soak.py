@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from agents.cluster import LOCAL
-from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, RunConfig, TrainConfig
+from agents.config import AgentConfig, EnvConfig, ExperimentConfig, TrainConfig
 from agents.trainer import ImpalaTrainer
 from benchmarks.command_line import make_parser
 from reverie import checkpoint, train
 from reverie.run_folder import open_run
 from tests.agents.processes import actor_pids, descendants, listening, wait_until
+from training.config import CoreConfig, RunConfig
 
 
 class Watched(ImpalaTrainer):

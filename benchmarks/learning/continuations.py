@@ -19,7 +19,7 @@ from matplotlib.image import imsave
 from audio import waveform
 from audio.config import ExperimentConfig
 from audio.corpus import prepare
-from audio.listening import HeardClip, log_mel_picture
+from audio.samples import SampleClip, log_mel_picture
 from benchmarks.command_line import make_parser, split_overrides
 from benchmarks.runs import printed
 from reverie.experiment import load_experiment
@@ -46,7 +46,7 @@ def main() -> None:
     real = corpus.quantiser.decode(codes) / corpus.gain
     prompt = real[: round(arguments.prompt_seconds * corpus.rate)]
 
-    def go_on(run: Path) -> HeardClip:
+    def go_on(run: Path) -> SampleClip:
         folder = run / "continuation"
         folder.mkdir(exist_ok=True)
         waveform.write(folder / "prompt.wav", prompt, corpus.rate)
@@ -56,12 +56,12 @@ def main() -> None:
         (file,) = written["files"]
         bits = file["bits_per_sample"]
         print(f"{run.name:32} {bits:.3f} bits/sample {written['samples_per_second']:10,.0f} samples/s", flush=True)
-        return HeardClip(f"{run.name}, {bits:.2f} bits a sample", waveform.read(Path(file["path"])).samples, {})
+        return SampleClip(f"{run.name}, {bits:.2f} bits a sample", waveform.read(Path(file["path"])).samples, {})
 
     with ThreadPoolExecutor(arguments.parallel) as pool:
         written = list(pool.map(go_on, runs))
     title = f"clip {arguments.clip} of validation; its first {arguments.prompt_seconds:g} s are the prompt below"
-    rows = [[HeardClip(title, real, {})], *([clip] for clip in written)]
+    rows = [[SampleClip(title, real, {})], *([clip] for clip in written)]
     imsave(arguments.output, log_mel_picture(rows, corpus.rate))
 
 

@@ -56,10 +56,10 @@ def measure(config: str, overrides: Sequence[str], seconds: float) -> Rate:
 
     import agents.config
     from lm.trainer import NextTokenTrainer
-    from reverie.device import require_device
     from reverie.experiment import load_experiment
     from reverie.paths import path_of
     from reverie.shipped_configs import find_config
+    from training.device import require_device
 
     experiment = load_experiment(find_config(config), overrides)
     if isinstance(experiment, agents.config.ExperimentConfig):
@@ -96,9 +96,9 @@ def compare(config: str, arguments: argparse.Namespace) -> dict[str, Any]:
         flush=True,
     )
     length = [
-        f"train.total_steps={updates * rate.tokens}",
+        f"train.total_tokens={updates * rate.tokens}",
         f"train.evaluation_interval={max(updates // EVALUATIONS, 1)}",
-        f"train.learning_rate.warmup_steps={warm_up}",
+        f"train.learning_rate.warmup_tokens={warm_up}",
     ]
     seconds = train(config, run, [*overrides, *length])
     figures = {} if arguments.unscored else score(run)

@@ -4,7 +4,7 @@
         [--seeds 1 2 3] [--parallel 1] [--root runs/sorting] [KEY=VALUE ...]
 
 Each run is `reverie train text/sorting_CORE` and `reverie evaluate`, --parallel at a time; KEY=VALUE overrides all
-configurations. Accuracies are of the 20 symbols of an answer, written one by one or shown the right ones before it;
+configurations. Accuracies are of the 20 symbols of an answer, generated one by one or teacher-forced;
 equally frequent symbols may come in any order. The runs stay under --root for `reverie report`.
 """
 
@@ -23,7 +23,12 @@ from benchmarks.command_line import make_parser
 from benchmarks.runs import score, train
 
 CORES = ("transformer_xl", "compressive", "infinity")
-COLUMNS = ("written_symbol_accuracy", "written_sequence_accuracy", "shown_symbol_accuracy", "nats_per_symbol")
+COLUMNS = (
+    "generated_symbol_accuracy",
+    "generated_sequence_accuracy",
+    "teacher_forced_symbol_accuracy",
+    "nats_per_symbol",
+)
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from agents.actor import Actor, weights_of
-from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, RunConfig, TrainConfig
+from agents.actor import Actor, copy_weights
+from agents.config import AgentConfig, EnvConfig, ExperimentConfig, TrainConfig
 from agents.learner import Learner
 from agents.policy import make_policy
 from agents.unroll import batch
 from benchmarks.command_line import make_parser
+from training.config import CoreConfig, RunConfig
 
 UNROLL = 20
 MASKED = "MaskedCartPole-profile-v0"
@@ -68,7 +69,7 @@ def profile(envs: int, unrolls: int) -> dict[str, float]:
     actor = Actor(config, index=0)
     policy = make_policy(config, actor.envs.observation_space, actor.envs.action_space)
     learner = Learner(policy, config)
-    weights = weights_of(policy)
+    weights = copy_weights(policy)
     version = 0
 
     def act() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, RunConfig, TrainConfig
+from agents.config import AgentConfig, EnvConfig, ExperimentConfig, TrainConfig
+from training.config import CoreConfig, RunConfig
 
 SMALL_CORES: dict[str, dict[str, Any]] = {
     "compressive": {

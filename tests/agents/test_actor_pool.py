@@ -19,10 +19,10 @@ import torch
 from agents.actor_pool import ActorPool
 from agents.cluster import start_ray
 from agents.config import ExperimentConfig
-from agents.learner import TrainingError
 from agents.trainer import ImpalaTrainer
 from envs import EnvError
 from tests.agents.processes import LOOPBACK, actor_pids, command_line, descendants, parent, state, wait_until
+from training.errors import TrainingError
 
 MakeConfig = Callable[..., ExperimentConfig]
 RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"

@@ -11,9 +11,9 @@ import pytest
 from agents.actor_pool import ActorPool
 from agents.cluster import LOCAL
 from agents.config import ExperimentConfig
-from agents.learner import TrainingError
 from agents.trainer import ImpalaTrainer
 from tests.agents.processes import actor_pids, parent
+from training.errors import TrainingError
 
 MakeConfig = Callable[..., ExperimentConfig]
 RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"

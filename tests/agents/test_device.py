@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import memory_cores
-from agents.actor import Actor, weights_of
+from agents.actor import Actor, copy_weights
 from agents.config import ExperimentConfig
 from agents.learner import Learner
 from agents.policy import make_policy
@@ -33,7 +33,7 @@ def test_an_update_agrees(make_config: MakeConfig, core: str) -> None:
     actor = Actor(config, index=0)
     torch.manual_seed(1)
     policy = make_policy(config, actor.envs.observation_space, actor.envs.action_space)
-    data = batch([actor.unroll(weights_of(policy), 0)])
+    data = batch([actor.unroll(copy_weights(policy), 0)])
     actor.close()
     here, there = (Learner(copy.deepcopy(policy), on(config, device)) for device in ("cpu", "cuda"))
     for step in range(2):

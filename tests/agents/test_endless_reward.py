@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import memory_cores
-from agents.config import ExperimentConfig, ScheduleConfig
+from agents.config import ExperimentConfig
 from agents.trainer import ImpalaTrainer
 from agents.unroll import batch
+from training.config import StepScheduleConfig
 
 MakeConfig = Callable[..., ExperimentConfig]
 CONSTANT_REWARD = "tests.agents.scripted_envs:ConstantReward-v0"
@@ -31,7 +32,7 @@ def test_an_endless_reward_has_the_value_of_its_sum(
         {"mean_time_limit": mean_time_limit},
         unroll_length=unroll_length,
         discount=0.5,
-        learning_rate=ScheduleConfig(0.02 if recurrent else 0.01, 0.0),
+        learning_rate=StepScheduleConfig(0.02 if recurrent else 0.01, 0.0),
         max_grad_norm=0.05 if recurrent else 1e3,
         total_steps=updates * 4 * unroll_length,
     )

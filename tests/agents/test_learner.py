@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from agents.actor import Actor, weights_of
-from agents.config import ExperimentConfig, ScheduleConfig
-from agents.learner import Learner, TrainingError
+from agents.actor import Actor, copy_weights
+from agents.config import ExperimentConfig
+from agents.learner import Learner
 from agents.policy import Policy, make_policy
-from agents.schedules import scheduled
 from agents.unroll import Batch, Unroll, batch
+from training.config import StepScheduleConfig
+from training.errors import TrainingError
+from training.schedules import scheduled
 
 MakeConfig = Callable[..., ExperimentConfig]
 RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"
@@ -29,7 +31,7 @@ def stale_unroll(config: ExperimentConfig) -> tuple[Policy, Unroll]:
     with torch.no_grad():
         behaviour.actor_head.weight.normal_()
         policy.actor_head.weight.normal_()
-    unroll = actor.unroll(weights_of(behaviour), 0)
+    unroll = actor.unroll(copy_weights(behaviour), 0)
     actor.close()
     return policy, unroll
 
@@ -112,12 +114,12 @@ def test_a_batch_that_is_not_finite_changes_no_weight(make_config: MakeConfig) -
     learner = Learner(policy, config)
     data = batch([unroll])
     learner.update(data, step=0)
-    before = weights_of(policy)
+    before = copy_weights(policy)
     data.reward[0, 0] = float("nan")
     data.valid[0, 0] = True
     metrics = learner.update(data, step=0)
     assert metrics["learner/skipped_updates"] == 1
-    assert all((before[name] == after).all() for name, after in weights_of(policy).items())
+    assert all((before[name] == after).all() for name, after in copy_weights(policy).items())
     for _ in range(3):
         learner.update(data, step=0)
     with pytest.raises(TrainingError, match="5 updates in a row"):
@@ -126,9 +128,9 @@ def test_a_batch_that_is_not_finite_changes_no_weight(make_config: MakeConfig) -
 
 def test_schedules() -> None:
     assert scheduled(0.3, 50, 100) == 0.3
-    linear = ScheduleConfig(1.0, 0.2, "linear", warmup_steps=20)
+    linear = StepScheduleConfig(1.0, 0.2, "linear", warmup_steps=20)
     assert [scheduled(linear, step, 100) for step in (0, 10, 20, 60, 100, 200)] == pytest.approx(
         [0.0, 0.5, 1.0, 0.6, 0.2, 0.2]
     )
-    cosine = ScheduleConfig(1.0, 0.0, "cosine")
+    cosine = StepScheduleConfig(1.0, 0.0, "cosine")
     assert [scheduled(cosine, step, 100) for step in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])

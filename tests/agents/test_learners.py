@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from agents.config import ExperimentConfig
-from agents.learner import TrainingError
-from agents.learners import summing
 from agents.trainer import ImpalaTrainer
 from tests.agents.processes import LOOPBACK, descendants, listening, wait_until
 from tests.equality import same
+from training.errors import TrainingError
+from training.process_group import make_sum
 
 MakeConfig = Callable[..., ExperimentConfig]
 RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"
@@ -66,8 +66,7 @@ def test_a_learner_that_hangs_ends_the_run(make_config: MakeConfig) -> None:
     trainer = ImpalaTrainer(make_config(RANDOM_EPISODES, num_learners=2, batch_size=8))
     try:
         trainer.update()
-        impatient = make_config(RANDOM_EPISODES, num_learners=2, batch_size=8, unroll_deadline=0.5)
-        trainer.learner.sum_over_learners = summing(impatient)
+        trainer.learner.sum_over_learners = make_sum(timeout=0.5)
         (peer,) = trainer.learners.peers
         assert peer.pid is not None
         os.kill(peer.pid, signal.SIGSTOP)

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.actor import weights_of
+from agents.actor import copy_weights
 from agents.config import ExperimentConfig
 from agents.encoders import ObservationEncoder
 from agents.moments import LIMIT, RunningMoments
@@ -56,7 +56,7 @@ def test_actors_normalise_as_the_learner_does(make_config: Callable[..., Experim
         for version in range(1, 5):
             trainer.update()
             policy = trainer.learner.policy
-            trainer.actors.publish(weights_of(policy), version)
+            trainer.actors.publish(copy_weights(policy), version)
             unroll = trainer.actors.next_unroll()
             assert unroll.version == version
             check_unroll(trainer, unroll)

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 from audio.config import AudioTrainConfig, DataConfig, ExperimentConfig, ModelConfig
-from lm.config import CoreConfig, RunConfig
 from tests.audio.synthetic import RATE, noise, sine
 from tests.lm.synthetic import OPTIONS
+from training.config import CoreConfig, RunConfig
 
 Experiment = Callable[..., ExperimentConfig]
 
@@ -39,7 +39,7 @@ def experiment(clips: Path, tmp_path: Path) -> Experiment:
             return {name: value for name, value in fields.items() if name in names}
 
         data = {"path": str(clips), "layout": "folder", "sample_rate": RATE, "cache": str(tmp_path / "cache")}
-        train = {"total_steps": 10_000, "batch_size": 3, "segment_length": 8} | chosen(AudioTrainConfig)
+        train = {"total_tokens": 10_000, "batch_size": 3, "segment_length": 8} | chosen(AudioTrainConfig)
         return ExperimentConfig(
             data=DataConfig(**{**data, **chosen(DataConfig)}),  # type: ignore[arg-type]
             core=CoreConfig(core, 16, dict(OPTIONS.get(core, {}))),

@@ -15,8 +15,8 @@ from audio import mu_law, waveform
 from audio.config import DataConfig
 from audio.corpus import prepare
 from audio.quantiser import QUANTISERS
-from lm.errors import InputError
 from tests.audio.synthetic import RATE, noise, sine
+from training.errors import InputError
 
 QUANTISER_NAMES = sorted(QUANTISERS)
 

@@ -18,8 +18,8 @@ from audio.corpus import prepare
 from audio.datasets import ClipDataset, download
 from audio.layouts import find_sources, spread
 from lm.config import SplitConfig
-from lm.errors import InputError
 from tests.audio.synthetic import RATE, sine
+from training.errors import InputError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

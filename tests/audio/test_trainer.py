@@ -1,4 +1,4 @@
-"""Training on clips: exact resume with every core and quantiser, models that learn, and floors that are floors."""
+"""Training on clips: exact resume with every core and quantiser, models that learn, and baselines as counted."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import memory_cores
-from audio.config import ListeningConfig, ModelConfig
+from audio.baselines import baselines
+from audio.config import AudioSamplesConfig, ModelConfig
 from audio.corpus import prepare
-from audio.floors import floors
 from audio.generation import generate
-from audio.listening import Listener
 from audio.model import LogisticMixtureHead, WaveformFrontEnd, make_model
 from audio.quantiser import QUANTISERS
+from audio.samples import AudioSampler
 from audio.trainer import make_trainer
-from lm.config import CoreConfig
 from lm.corpus import Split
 from lm.model import IGNORED, Sampling
 from tests.audio.conftest import Experiment
 from tests.equality import same
+from training.config import CoreConfig
 
 QUANTISER_NAMES = sorted(QUANTISERS)
 
@@ -85,12 +85,12 @@ def random_split(lengths: list[int], levels: int, seed: int) -> Split:
     limit=st.none() | st.integers(1, 60),
     piece=st.integers(1, 7),
 )
-def test_floors_are_those_of_tables_counted_one_by_one(lengths: list[int], limit: int | None, piece: int) -> None:
+def test_baselines_are_those_of_tables_counted_one_by_one(lengths: list[int], limit: int | None, piece: int) -> None:
     levels = 4
     train, held = random_split([7, 1, 12], levels, 0), random_split(lengths, levels, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("audio.floors.PIECE", piece)
-        table = floors(train, held, levels, limit)
+        patch.setattr("audio.baselines.PIECE", piece)
+        table = baselines(train, held, levels, limit)
     clips = [clip.tolist() for clip in np.split(train.tokens, train.starts[1:])]
     flat = [code for clip in clips for code in clip]
     single = [(flat.count(code) + 1) / (len(flat) + levels) for code in range(levels)]
@@ -113,7 +113,7 @@ def test_floors_are_those_of_tables_counted_one_by_one(lengths: list[int], limit
 
 def test_sixteen_bits_have_no_table_of_pairs() -> None:
     split = random_split([50], 4, 0)
-    assert floors(split, split, 65_536).bigram is None
+    assert baselines(split, split, 65_536).bigram is None
 
 
 def test_the_logistic_head_ignores_what_it_is_told_to_and_refuses_what_it_cannot_do() -> None:
@@ -151,24 +151,24 @@ def test_sixteen_bits_stay_apart_under_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("quantiser", QUANTISER_NAMES)
-def test_listening_changes_nothing_and_repeats(experiment: Experiment, quantiser: str) -> None:
-    listening = ListeningConfig(interval=1, seconds=0.004, prompt_seconds=0.002, clips=2)
+def test_sampling_changes_nothing_and_repeats(experiment: Experiment, quantiser: str) -> None:
+    samples = AudioSamplesConfig(interval=1, seconds=0.004, prompt_seconds=0.002, clips=2)
     config = experiment(quantiser=quantiser, ema_decay=0.5, dropout=0.1)
     corpus = prepare(config.data)
     other = make_trainer(config, corpus)
     expected = [other.update() for _ in range(3)]
     state = other.state()
     trainer = make_trainer(config, corpus)  # seeds torch's generator anew
-    listener = Listener(config, listening, corpus)
-    rows, heard = [], []
+    sampler = AudioSampler(config, samples, corpus)
+    rows, drawn = [], []
     for _ in range(3):
         rows.append(trainer.update())
-        heard.append(listener.listen(trainer))
+        drawn.append(sampler.sample(trainer))
         assert trainer.model.training
     assert rows == expected
     assert same(trainer.state(), state)
-    again = listener.listen(other)
-    assert again.metrics == heard[-1].metrics != heard[0].metrics
+    again = sampler.sample(other)
+    assert again.metrics == drawn[-1].metrics != drawn[0].metrics
     names = [clip.name for clip in again.clips]
     assert names == [f"{kind}-{index}" for kind in ("real", "continued", "free") for index in (0, 1)]
     for clip in again.clips:

@@ -125,4 +125,4 @@ def test_code_is_compiled_also_where_none_can_be_kept(monkeypatch: pytest.Monkey
     def double(x: float) -> float:
         return 2 * x
 
-    assert wavenet_kernels.compiled(double)(1.5) == 3.0
+    assert wavenet_kernels.compile_loop(double)(1.5) == 3.0

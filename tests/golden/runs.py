@@ -24,6 +24,7 @@ import lm.trainer
 from agents.trainer import ImpalaTrainer
 from tests.audio.synthetic import RATE, noise, sine
 from tests.lm.synthetic import sentences
+from training.config import CoreConfig, RunConfig
 
 LOSSES = Path(__file__).with_name("losses.json")
 UPDATES = 20
@@ -76,12 +77,12 @@ def agent_losses(core: str, options: dict[str, Any], folder: Path) -> list[float
     """An agent in a short maze, in one process."""
     config = agents.config.ExperimentConfig(
         env=agents.config.EnvConfig("envs:TMaze-v0", {"length": 4}),
-        core=agents.config.CoreConfig(core, D_MODEL, options),
+        core=CoreConfig(core, D_MODEL, options),
         agent=agents.config.AgentConfig(
             num_actors=0, envs_per_actor=4, batch_size=4, unroll_length=8, encoder_width=16
         ),
         train=agents.config.TrainConfig(total_steps=10_000),
-        run=agents.config.RunConfig("golden", str(folder)),
+        run=RunConfig("golden", str(folder)),
     )
     return losses(ImpalaTrainer(config).update)
 
@@ -92,9 +93,9 @@ def text_losses(core: str, options: dict[str, Any], folder: Path) -> list[float]
     text.write_text(sentences(200))
     config = lm.config.ExperimentConfig(
         data=lm.config.DataConfig(str(text), "characters", cache=str(folder / "cache")),
-        core=lm.config.CoreConfig(core, D_MODEL, options),
-        train=lm.config.TrainConfig(total_steps=10_000, batch_size=3, segment_length=8),
-        run=lm.config.RunConfig("golden", str(folder)),
+        core=CoreConfig(core, D_MODEL, options),
+        train=lm.config.TrainConfig(total_tokens=10_000, batch_size=3, segment_length=8),
+        run=RunConfig("golden", str(folder)),
     )
     return losses(lm.trainer.make_trainer(config).update)
 
@@ -109,9 +110,9 @@ def audio_losses(core: str, options: dict[str, Any], folder: Path) -> list[float
             soundfile.write(clips / split / f"{index}.wav", tone, RATE)
     config = audio.config.ExperimentConfig(
         data=audio.config.DataConfig(str(clips), "folder", RATE, cache=str(folder / "cache")),
-        core=lm.config.CoreConfig(core, D_MODEL, options),
-        train=audio.config.AudioTrainConfig(total_steps=10_000, batch_size=3, segment_length=8),
-        run=lm.config.RunConfig("golden", str(folder)),
+        core=CoreConfig(core, D_MODEL, options),
+        train=audio.config.AudioTrainConfig(total_tokens=10_000, batch_size=3, segment_length=8),
+        run=RunConfig("golden", str(folder)),
     )
     return losses(audio.trainer.make_trainer(config).update)
 

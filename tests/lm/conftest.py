@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lm.config import CoreConfig, DataConfig, ExperimentConfig, ModelConfig, RunConfig, TrainConfig
+from lm.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from tests.lm.synthetic import OPTIONS, Experiment, sentences
+from training.config import CoreConfig, RunConfig
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def experiment(books: Path, tmp_path: Path) -> Experiment:
             return {name: value for name, value in fields.items() if name in names}
 
         data = {"path": str(books), "tokens": "characters", "cache": str(tmp_path / "cache")} | chosen(DataConfig)
-        train = {"total_steps": 10_000, "batch_size": 3, "segment_length": 8} | chosen(TrainConfig)
+        train = {"total_tokens": 10_000, "batch_size": 3, "segment_length": 8} | chosen(TrainConfig)
         return ExperimentConfig(
             data=DataConfig(**data),  # type: ignore[arg-type]
             core=CoreConfig(core, 16, dict(OPTIONS.get(core, {}))),

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from lm.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, Bands
-from lm.config import AdaptiveConfig, CoreConfig, ModelConfig
-from lm.errors import InputError
-from lm.model import IGNORED, weights_of
+from lm.config import AdaptiveConfig, ModelConfig
+from lm.model import IGNORED
 from lm.text_model import make_model
+from training.config import CoreConfig
+from training.errors import InputError
+from training.weights import weights_of
 
 CUTOFFS, SIZE, WIDTH = [5, 12], 30, 16
 
@@ -71,7 +73,7 @@ def test_inputs_are_the_rows_of_the_bands_projected() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_tied_model_has_its_matrices_once(tied: bool) -> None:
-    config = ModelConfig(tied=tied, adaptive=AdaptiveConfig(CUTOFFS))
+    config = ModelConfig(tie_embeddings=tied, adaptive=AdaptiveConfig(CUTOFFS))
     model = make_model(SIZE, CoreConfig("lstm", WIDTH), config)
     names = [name for name in weights_of(model) if ".embeddings." in name]
     assert len(names) == (3 if tied else 6)

@@ -16,9 +16,9 @@ from lm import vocabulary as vocabulary_module
 from lm.config import DataConfig, SplitConfig
 from lm.corpus import count_words, prepare
 from lm.documents import SPLITS, find_documents
-from lm.errors import InputError
-from lm.vocabularies import described
+from lm.vocabularies import vocabulary_from
 from lm.vocabulary import CharacterVocabulary
+from training.errors import InputError
 
 SHAKESPEARE = Path(__file__).parents[2] / "data" / "tinyshakespeare" / "input.txt"
 
@@ -48,7 +48,7 @@ def test_the_characters_of_a_file_come_back_and_none_is_cut(text: str) -> None:
         assert corpus.vocabulary.decode(tokens).decode() == text
         assert corpus.vocabulary.count_bytes(tokens) == len(text.encode())
         assert corpus.vocabulary.size == len(set(text))
-        assert described(json.loads(json.dumps(corpus.vocabulary.description()))) == corpus.vocabulary
+        assert vocabulary_from(json.loads(json.dumps(corpus.vocabulary.description()))) == corpus.vocabulary
 
 
 def test_a_file_is_cut_in_proportion(tmp_path: Path) -> None:

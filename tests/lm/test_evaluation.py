@@ -13,13 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import memory_cores
-from lm.config import CoreConfig, ModelConfig
+from lm.config import ModelConfig
 from lm.corpus import Split, prepare
-from lm.errors import InputError
 from lm.evaluation import Evaluation, document_batches, evaluate, total_nats
-from lm.model import LanguageModel, weights_of
+from lm.model import LanguageModel
 from lm.text_model import make_model
 from tests.lm.synthetic import OPTIONS, Experiment
+from training.config import CoreConfig
+from training.errors import InputError
+from training.weights import weights_of
 
 LENGTHS = (23, 1, 40, 11, 17)
 

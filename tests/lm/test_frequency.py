@@ -13,11 +13,11 @@ from lm.config import DataConfig, ModelConfig, WordCounts
 from lm.corpus import Corpus, Split, prepare
 from lm.evaluation import evaluate, token_nats
 from lm.frequency import frequency_buckets, nats_of_words
-from lm.model import weights_of
 from lm.text_model import make_model
 from lm.vocabulary import ByteVocabulary
 from lm.words import WordVocabulary
 from tests.lm.synthetic import Experiment
+from training.weights import weights_of
 
 
 def test_the_nats_of_a_word_are_those_of_its_letters_and_of_the_space_before_it() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm.corpus import Split
-from lm.errors import InputError
 from lm.lanes import Lanes
+from training.errors import InputError
 
 
 def numbered(lengths: list[int]) -> Split:

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 import memory_cores
-from lm.config import AdaptiveConfig, ScheduleConfig, UpdatePeriodConfig
+from lm.config import AdaptiveConfig
 from lm.trainer import make_trainer
 from tests.lm.synthetic import Experiment
+from training.config import AccumulationConfig, TokenScheduleConfig
 
 
 def test_updates_are_adamw_on_clipped_gradients_with_decay_of_matrices_alone(experiment: Experiment) -> None:
-    rate = ScheduleConfig(0.02, 0.01, "cosine", warmup_steps=48)
-    config = experiment(learning_rate=rate, weight_decay=0.3, max_grad_norm=0.05, total_steps=480)
+    rate = TokenScheduleConfig(0.02, 0.01, "cosine", warmup_tokens=48)
+    config = experiment(learning_rate=rate, weight_decay=0.3, max_grad_norm=0.05, total_tokens=480)
     trainer = make_trainer(config)
     expected = {name: p.detach().double().clone() for name, p in trainer.model.named_parameters()}
     first = {name: torch.zeros_like(p) for name, p in expected.items()}
@@ -36,8 +37,8 @@ def test_updates_are_adamw_on_clipped_gradients_with_decay_of_matrices_alone(exp
 
 
 def test_an_update_reads_more_segments_after_the_switch(experiment: Experiment) -> None:
-    trainer = make_trainer(experiment(update_period=UpdatePeriodConfig(final=3, switch_step=48)))
-    counts = [(trainer.update()["learner/update_period"], trainer.step_count) for _ in range(4)]
+    trainer = make_trainer(experiment(accumulate=AccumulationConfig(final=3, switch_tokens=48)))
+    counts = [(trainer.update()["learner/accumulated_segments"], trainer.step_count) for _ in range(4)]
     assert counts == [(1, 24), (1, 48), (3, 120), (3, 192)]
 
 

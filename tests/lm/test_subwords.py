@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from lm.config import DataConfig
 from lm.corpus import prepare
-from lm.errors import InputError
-from lm.subwords import SubwordVocabulary, letters_of_bytes, pieces_of, trained_subwords
-from lm.vocabularies import described
+from lm.subwords import SubwordVocabulary, letters_of_bytes, pieces_of, train_subwords
+from lm.vocabularies import vocabulary_from
 from tests.lm.synthetic import sentences
+from training.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def vocabulary() -> SubwordVocabulary:
-    return trained_subwords([sentences(60), "Ünïcödé text, and 123 numbers.\n" * 20], 300)
+    return train_subwords([sentences(60), "Ünïcödé text, and 123 numbers.\n" * 20], 300)
 
 
 @given(
@@ -43,9 +43,9 @@ def test_common_words_take_few_tokens(vocabulary: SubwordVocabulary) -> None:
 def test_the_same_text_gives_the_same_vocabulary_and_its_description_gives_it_back(
     vocabulary: SubwordVocabulary,
 ) -> None:
-    again = trained_subwords([sentences(60), "Ünïcödé text, and 123 numbers.\n" * 20], 300)
+    again = train_subwords([sentences(60), "Ünïcödé text, and 123 numbers.\n" * 20], 300)
     assert again == vocabulary
-    copy = described(json.loads(json.dumps(vocabulary.description())))
+    copy = vocabulary_from(json.loads(json.dumps(vocabulary.description())))
     assert copy == vocabulary
     text = sentences(5, seed=9).encode()
     assert copy.encode(text, "text").tolist() == vocabulary.encode(text, "text").tolist()

@@ -12,16 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import memory_cores
-from lm.answers import evaluate_task, score_answers, written_answers
-from lm.config import CoreConfig, ModelConfig, TaskConfig, TaskExperimentConfig
-from lm.errors import InputError
+from lm.answers import evaluate_task, generate_answers, score_answers
+from lm.config import ModelConfig, TaskConfig, TaskExperimentConfig
 from lm.lanes import Lanes
 from lm.model import IGNORED
-from lm.tasks import answer_length, by_count, correct, document, drifting, symbols_of, task_corpus
+from lm.tasks import answer_length, correct, document, draw_drifting, sort_by_count, symbols_of, task_corpus
 from lm.text_model import make_model
 from lm.trainer import make_trainer
 from tests.equality import same
 from tests.lm.synthetic import OPTIONS, Experiment
+from training.config import CoreConfig
+from training.errors import InputError
 
 TASKS = ("copy", "reverse", "sorting", "duplication")
 
@@ -60,12 +61,12 @@ def test_sorting_drifts_from_one_distribution_to_the_other() -> None:
     generator = np.random.default_rng(0)
     weights = np.random.default_rng(0).integers(1, 10, (2, 20))
     p0, p1 = weights / weights.sum(1, keepdims=True)
-    drawn = drifting(100_000, 20, generator)
+    drawn = draw_drifting(100_000, 20, generator)
     for start in (0, 40_000, 90_000):
         r = (start + 5_000) / 100_000
         shares = np.bincount(drawn[start : start + 10_000], minlength=20) / 10_000
         np.testing.assert_allclose(shares, (1 - r) * p0 + r * p1, atol=0.012)
-    assert by_count(np.array([3, 1, 1, 3, 0]), 5).tolist() == [3, 1, 0, 2, 4]
+    assert sort_by_count(np.array([3, 1, 1, 3, 0]), 5).tolist() == [3, 1, 0, 2, 4]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -122,7 +123,7 @@ def test_lanes_of_a_task_keep_the_phase_of_the_core(length: int, period: int, se
 def test_ties_may_come_in_any_order_but_each_symbol_once() -> None:
     config = small("sorting", length=6, symbols=4)
     question = np.array([[2, 0, 1, 2, 0, 1, 4]])  # 0, 1 and 2 twice; 3 never
-    answer = by_count(question[0, :6], 4)[None]
+    answer = sort_by_count(question[0, :6], 4)[None]
     assert answer.tolist() == [[2, 0, 1, 3]]
 
     def right(given: list[int], shown: bool = False) -> list[bool]:
@@ -137,20 +138,20 @@ def test_ties_may_come_in_any_order_but_each_symbol_once() -> None:
 
 
 @pytest.mark.parametrize("core", memory_cores.names())
-def test_written_answers_are_the_likeliest_tokens_one_by_one(core: str) -> None:
+def test_generated_answers_are_the_likeliest_tokens_one_by_one(core: str) -> None:
     config = small("copy")
     torch.manual_seed(2)
     model = make_model(12, CoreConfig(core, 16, dict(OPTIONS.get(core, {}))), ModelConfig()).eval()
     split = task_corpus(config, 4).splits["validation"]
     questions = split.tokens.reshape(5, -1)[:, :8].astype(np.int64)
-    written = written_answers(model, questions, 7, batch_size=2)
-    sequences = torch.from_numpy(np.concatenate([questions, written], axis=1))
+    generated = generate_answers(model, questions, 7, batch_size=2)
+    sequences = torch.from_numpy(np.concatenate([questions, generated], axis=1))
     reset = torch.zeros(sequences.shape, dtype=torch.bool)
     reset[:, 0] = True
     with torch.no_grad():
         y = model(sequences.roll(1, dims=1), model.core.initial_state(5), reset).y
         log_probabilities = model.head.log_probabilities(y)[:, 8:]
-    chosen = log_probabilities.gather(-1, torch.from_numpy(written)[..., None])[..., 0]
+    chosen = log_probabilities.gather(-1, torch.from_numpy(generated)[..., None])[..., 0]
     torch.testing.assert_close(chosen, log_probabilities.max(-1).values, atol=1e-4, rtol=0)
 
 
@@ -176,15 +177,15 @@ def test_a_model_learns_to_copy_and_its_scores_say_so(experiment: Experiment) ->
     assert rows[-1]["validation/symbol_accuracy"] > 0.95
     assert rows[-1]["validation/nats_per_token"] < 0.3
     result = evaluate_task(config, trainer.weights(), "validation")
-    assert result.shown_symbol_accuracy == pytest.approx(rows[-1]["validation/symbol_accuracy"])
-    assert result.shown_sequence_accuracy == pytest.approx(rows[-1]["validation/sequence_accuracy"])
-    assert result.written_symbol_accuracy is not None
-    assert result.written_symbol_accuracy > 0.9
+    assert result.teacher_forced_symbol_accuracy == pytest.approx(rows[-1]["validation/symbol_accuracy"])
+    assert result.teacher_forced_sequence_accuracy == pytest.approx(rows[-1]["validation/sequence_accuracy"])
+    assert result.generated_symbol_accuracy is not None
+    assert result.generated_symbol_accuracy > 0.9
     assert result.sequences == 20
     others = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=3))
     other = evaluate_task(others, trainer.weights(), "validation")
     assert other.nats_per_symbol == pytest.approx(result.nats_per_symbol, abs=1e-5)
-    few = score_answers(trainer.model, data, trainer.lanes.split, 8, write=False, limit=1)
+    few = score_answers(trainer.model, data, trainer.lanes.split, 8, generate=False, limit=1)
     assert few.sequences == 1
 
 
@@ -213,7 +214,7 @@ def test_an_update_without_a_target_learns_nothing_but_remembers(experiment: Exp
 def test_targets_of_an_update_weigh_alike_however_its_segments_hold_them(experiment: Experiment) -> None:
     data = small("copy", length=9)
     fields = {"batch_size": 2, "max_grad_norm": 1e9}
-    parts = make_trainer(task_experiment(experiment, "feedforward", data, segment_length=4, update_period=5, **fields))
+    parts = make_trainer(task_experiment(experiment, "feedforward", data, segment_length=4, accumulate=5, **fields))
     whole = make_trainer(task_experiment(experiment, "feedforward", data, segment_length=20, **fields))
     assert parts.update()["loss/next_token"] == pytest.approx(whole.update()["loss/next_token"], rel=1e-5)
     for mine, theirs in zip(parts.model.parameters(), whole.model.parameters(), strict=True):

@@ -10,18 +10,19 @@ import pytest
 import torch
 
 import memory_cores
-from lm.config import ScheduleConfig, UpdatePeriodConfig
-from lm.errors import InputError, TrainingError
-from lm.schedules import learning_rate, update_period
-from lm.trainer import evaluated_weights, make_trainer
+from lm.trainer import make_trainer
 from tests.equality import same
 from tests.lm.synthetic import Experiment
+from training.averaging import evaluation_weights
+from training.config import AccumulationConfig, TokenScheduleConfig
+from training.errors import DivergenceError, InputError
+from training.schedules import scheduled, segments_per_update
 
 
 @pytest.mark.parametrize("core", memory_cores.names())
 def test_a_resume_in_mid_document_is_bitwise(experiment: Experiment, core: str) -> None:
-    period = UpdatePeriodConfig(final=2, switch_step=100)
-    config = experiment(core, dropout=0.2, ema_decay=0.9, evaluation_interval=7, update_period=period)
+    accumulate = AccumulationConfig(final=2, switch_tokens=100)
+    config = experiment(core, dropout=0.2, ema_decay=0.9, evaluation_interval=7, accumulate=accumulate)
     whole = make_trainer(config)
     rows = [whole.update() for _ in range(12)]
 
@@ -58,7 +59,7 @@ def test_a_model_learns_its_text(experiment: Experiment, core: str, precision: s
 
 
 def test_gradients_are_averaged_over_the_segments_of_an_update(experiment: Experiment) -> None:
-    trainer = make_trainer(experiment(update_period=3, max_grad_norm=1e9))
+    trainer = make_trainer(experiment(accumulate=3, max_grad_norm=1e9))
     oracle = make_trainer(experiment())
     losses = []
     for _ in range(3):
@@ -88,11 +89,11 @@ def test_an_update_that_is_not_finite_changes_neither_weights_nor_memory(experim
     assert same(trainer.weights(), weights)
     assert same(trainer.core_state, memory)
     assert same(trainer.optimizer.state_dict()["state"], optimizer["state"])
-    with pytest.raises(TrainingError, match="5 updates in a row"):
+    with pytest.raises(DivergenceError, match="5 updates in a row"):
         trainer.update()
     handle.remove()
     trainer.update()
-    assert trainer.skipped_in_a_row == 0
+    assert trainer.guard.skipped_in_a_row == 0
     assert not same(trainer.weights(), weights)
 
 
@@ -103,7 +104,7 @@ def test_evaluation_uses_the_moving_average(experiment: Experiment) -> None:
         metrics = trainer.update()
         for name, parameter in trainer.model.named_parameters():
             expected[name] = 0.75 * expected[name] + 0.25 * parameter.detach()
-    used = evaluated_weights(trainer.weights(), trainer.state())
+    used = evaluation_weights(trainer.weights(), trainer.state())
     for name, tensor in expected.items():
         torch.testing.assert_close(used[name], tensor)
     assert used.keys() == trainer.weights().keys()
@@ -134,11 +135,11 @@ def test_weights_that_do_not_fit_are_named(experiment: Experiment) -> None:
 
 
 def test_schedules() -> None:
-    cosine = ScheduleConfig(1.0, 0.1, "cosine", warmup_steps=10)
-    assert [learning_rate(cosine, step, 110) for step in (0, 5, 10)] == [0.0, 0.5, 1.0]
-    assert learning_rate(cosine, 60, 110) == pytest.approx(0.55)
-    assert learning_rate(cosine, 110, 110) == pytest.approx(0.1) == learning_rate(cosine, 500, 110)
-    assert learning_rate(ScheduleConfig(1.0), 30, 100) == pytest.approx(0.7)
-    assert learning_rate(0.3, 7, 100) == 0.3
-    assert [update_period(UpdatePeriodConfig(4, switch_step=60), step) for step in (0, 59, 60)] == [1, 1, 4]
-    assert update_period(2, 10**9) == 2
+    cosine = TokenScheduleConfig(1.0, 0.1, "cosine", warmup_tokens=10)
+    assert [scheduled(cosine, step, 110) for step in (0, 5, 10)] == [0.0, 0.5, 1.0]
+    assert scheduled(cosine, 60, 110) == pytest.approx(0.55)
+    assert scheduled(cosine, 110, 110) == pytest.approx(0.1) == scheduled(cosine, 500, 110)
+    assert scheduled(TokenScheduleConfig(1.0), 30, 100) == pytest.approx(0.7)
+    assert scheduled(0.3, 7, 100) == 0.3
+    assert [segments_per_update(AccumulationConfig(4, switch_tokens=60), step) for step in (0, 59, 60)] == [1, 1, 4]
+    assert segments_per_update(2, 10**9) == 2

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from lm.config import DataConfig
 from lm.corpus import prepare
-from lm.errors import InputError
-from lm.vocabularies import described
+from lm.vocabularies import vocabulary_from
 from lm.words import WordVocabulary, commonest_words, words_of
+from training.errors import InputError
 
 TEXT = " = Title = \n the cat sat on the mat . \n\n the <unk> ran \n"
 
@@ -51,7 +51,7 @@ def test_the_commonest_words_come_first_and_all_others_are_unknown(
     assert all(counts[word] < min_count or not room for word in left_out)
     assert size is None or vocabulary.size <= size
     assert all(counts[out] <= counts[kept_word] for out in left_out for kept_word in kept)
-    assert described(json.loads(json.dumps(vocabulary.description()))) == vocabulary
+    assert vocabulary_from(json.loads(json.dumps(vocabulary.description()))) == vocabulary
     assert vocabulary.encode(vocabulary.decode(tokens), "text").tolist() == tokens.tolist()
     assert vocabulary.count_bytes(tokens) == len(vocabulary.decode(tokens))
 

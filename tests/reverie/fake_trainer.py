@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from agents.config import AgentConfig, CoreConfig, EnvConfig, ExperimentConfig, RunConfig, TrainConfig
+from agents.config import AgentConfig, EnvConfig, ExperimentConfig, TrainConfig
+from training.config import CoreConfig, RunConfig
 
 
 def experiment(root, total_steps=1000, name="run", **train):

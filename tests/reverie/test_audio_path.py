@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[2]
 CONFIG = """
 data: {path: clips, layout: folder, sample_rate: 8000, cache: cache, formats: [wav]}
 core: {name: lstm, d_model: 16}
-train: {total_steps: 1280, batch_size: 4, segment_length: 8, evaluation_interval: 10, log_interval: 5,
+train: {total_tokens: 1280, batch_size: 4, segment_length: 8, evaluation_interval: 10, log_interval: 5,
         checkpoint_interval: 10, learning_rate: 1e-2,
-        listening: {interval: 20, seconds: 0.01, prompt_seconds: 0.004, clips: 2}}
+        audio_samples: {interval: 20, seconds: 0.01, prompt_seconds: 0.004, clips: 2}}
 run: {name: run}
 """
 CLOCK = ("time", "seconds", "throughput/steps_per_second")
@@ -56,9 +56,9 @@ def logged(name: str) -> list[dict[str, float]]:
 @pytest.mark.parametrize("core", ["lstm", "compressive"])
 def test_a_run_in_two_parts_is_the_run_in_one(config: str, core: str, quantiser: str) -> None:
     core_words = [f"core={{name: {core}, d_model: 16}}", f"data.quantiser={quantiser}", "train.segment_length=16"]
-    arguments = ["train", config, *core_words, "train.listening.interval=18"]
+    arguments = ["train", config, *core_words, "train.audio_samples.interval=18"]
     assert main([*arguments, "run.name=whole"]) == 0
-    assert main([*arguments, "run.name=parts", "train.total_steps=640"]) == 0
+    assert main([*arguments, "run.name=parts", "train.total_tokens=640"]) == 0
     assert main([*arguments, "run.name=parts", "--resume"]) == 0
     whole, parts = (newest_checkpoint(Path("runs") / name) for name in ("whole", "parts"))
     assert parts.step == whole.step == 1280
@@ -67,16 +67,16 @@ def test_a_run_in_two_parts_is_the_run_in_one(config: str, core: str, quantiser:
     assert logged("parts") == logged("whole")
     seconds = [row["seconds"] for row in read_rows(Path("runs/parts/metrics.jsonl"))]
     assert seconds == sorted(seconds)
-    heard = [
+    samples = [
         sorted(path.relative_to(f"runs/{n}") for path in Path(f"runs/{n}/samples").rglob("*.wav"))
         for n in ("whole", "parts")
     ]
-    assert heard[0] == heard[1] != []
-    for path in heard[0]:
+    assert samples[0] == samples[1] != []
+    for path in samples[0]:
         assert (Path("runs/whole") / path).read_bytes() == (Path("runs/parts") / path).read_bytes()
 
 
-def test_a_run_emits_exactly_the_documented_metrics_and_is_heard(config: str) -> None:
+def test_a_run_emits_exactly_the_documented_metrics_and_samples(config: str) -> None:
     section = (ROOT / "docs/metrics.md").read_text().partition("## Models of audio")[2].partition("\n## ")[0]
     first_cells = "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
     documented = set(re.findall(r"`([a-z]+/[a-z_]+)`", first_cells))
@@ -96,9 +96,9 @@ def test_a_run_emits_exactly_the_documented_metrics_and_is_heard(config: str) ->
         lines = [json.loads(line) for line in (folder / "clips.jsonl").read_text().splitlines()]
         assert {line["clip"] for line in lines} == names
     events = EventAccumulator(str(Path("runs/run/tensorboard"))).Reload()
-    assert set(events.Tags()["audio"]) == {f"heard/{name}" for name in names}
-    assert events.Tags()["images"] == ["heard/log_mel"]
-    (first, _) = events.Audio("heard/real-0")
+    assert set(events.Tags()["audio"]) == {f"samples/{name}" for name in names}
+    assert events.Tags()["images"] == ["samples/log_mel"]
+    (first, _) = events.Audio("samples/real-0")
     assert (first.sample_rate, first.step) == (RATE, 640)
     Path("sound.wav").write_bytes(first.encoded_audio_string)
     with contextlib.closing(wave.open("sound.wav")) as sound:
@@ -114,10 +114,10 @@ def test_a_trained_model_is_evaluated_swept_and_reported(config: str, capsys: py
     assert rows[0]["bits_per_sample"] == pytest.approx(rows[0]["nats"] / rows[0]["samples"] / 0.6931472)
     last = read_rows(Path("runs/run/metrics.jsonl"))[-1]
     assert rows[0]["bits_per_sample"] == pytest.approx(last["validation/bits_per_sample"], abs=1e-5)
-    assert rows[0]["floors"]["bigram"] == pytest.approx(last["floor/bigram_bits_per_sample"])
+    assert rows[0]["baselines"]["bigram"] == pytest.approx(last["baseline/bigram_bits_per_sample"])
     assert main(["evaluate", "runs/run", "--split", "train"]) == 0
     printed = capsys.readouterr().out
-    for words in ("mu_law_256 at 8,000 samples a second, gain ", "unigram floor", "bigram floor", "3 clips"):
+    for words in ("mu_law_256 at 8,000 samples a second, gain ", "unigram baseline", "bigram baseline", "3 clips"):
         assert words in printed
     assert main(["report", "runs/run"]) == 0
     assert "final validation/bits_per_sample" in capsys.readouterr().out
@@ -125,7 +125,7 @@ def test_a_trained_model_is_evaluated_swept_and_reported(config: str, capsys: py
 
 
 def test_another_data_set_is_scored_under_the_gain_of_training(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", config, "train.total_steps=320"]) == 0
+    assert main(["train", config, "train.total_tokens=320"]) == 0
     gain = newest_checkpoint(Path("runs/run")).fingerprint["quantiser"]["gain"]
     Path("quiet").mkdir()
     for path in Path("clips").rglob("*.wav"):
@@ -139,7 +139,7 @@ def test_another_data_set_is_scored_under_the_gain_of_training(config: str, caps
 
 @pytest.mark.parametrize("quantiser", ["mu_law_256", "logistic_16"])
 def test_a_trained_model_writes_sound(config: str, quantiser: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", config, f"data.quantiser={quantiser}", "data.gain=0.5", "train.total_steps=320"]) == 0
+    assert main(["train", config, f"data.quantiser={quantiser}", "data.gain=0.5", "train.total_tokens=320"]) == 0
     prompt = waveform.read(Path("clips/validation/0.wav")).samples
     Path("clips").rename("gone")  # what it takes to write is in the checkpoint
     capsys.readouterr()
@@ -181,7 +181,8 @@ def test_a_trained_model_writes_sound(config: str, quantiser: str, capsys: pytes
         (["train", "experiment.yaml", "data.gain=loud"], "data.gain: expected a finite number > 0 or one of 'peak'"),
         (["train", "experiment.yaml", "data.words=[one]"], "data.words: is for the layout speechcommands alone"),
         (["train", "experiment.yaml", "data.tokens=bytes"], "data.tokens: unknown key"),
-        (["train", "experiment.yaml", "train.listening={seconds: 1}"], "train.listening.interval: missing"),
+        (["train", "experiment.yaml", "train.audio_samples={seconds: 1}"], "train.audio_samples.interval: missing"),
+        (["train", "experiment.yaml", "train.listening={interval: 3}"], "renamed; write train.audio_samples"),
         (["train", "experiment.yaml", "data.sample_rate=16000"], "no clip of train can be used"),
         (["evaluate", "runs/run", "--episodes", "3"], "--episodes: for agents only"),
         (["evaluate", "runs/run", "--by-frequency"], "--by-frequency: for models of text only"),
@@ -199,7 +200,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     config: str, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     if arguments[0] != "train":
-        assert main(["train", config, "train.total_steps=32", "train.listening=null"]) == 0
+        assert main(["train", config, "train.total_tokens=32", "train.audio_samples=null"]) == 0
     soundfile.write("other.wav", sine(300, 0.01, 16_000), 16_000)
     capsys.readouterr()
     assert main(arguments) == 2
@@ -210,8 +211,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(
 
 def test_options_of_sound_are_refused_for_text(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.txt").write_text("The maze remembers. " * 40)
-    words = ["data={path: text.txt, cache: cache}", "train.listening", "run.name=text", "train.total_steps=32"]
-    Path("text.yaml").write_text(re.sub(r",\s+listening: \{.*?\}", "", CONFIG))
+    words = ["data={path: text.txt, cache: cache}", "train.audio_samples", "run.name=text", "train.total_tokens=32"]
+    Path("text.yaml").write_text(re.sub(r",\s+audio_samples: \{.*?\}", "", CONFIG))
     assert main(["train", "text.yaml", words[0], *words[2:]]) == 0
     capsys.readouterr()
     assert main(["generate", "runs/text", "--seconds", "1", "--output", "out"]) == 2
@@ -219,7 +220,7 @@ def test_options_of_sound_are_refused_for_text(config: str, capsys: pytest.Captu
 
 
 def test_clips_that_changed_are_not_resumed(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", config, "train.total_steps=320"]) == 0
+    assert main(["train", config, "train.total_tokens=320"]) == 0
     soundfile.write("clips/train/1.wav", noise(0.03, RATE, 7), RATE)
     assert main(["train", config, "--resume"]) == 2
     assert "data.sha256: the checkpoint has" in capsys.readouterr().err
@@ -229,7 +230,7 @@ def test_bad_clips_are_told_and_strict_refuses_them(
     config: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("clips/train/text.wav").write_text("no sound")
-    assert main(["train", config, "train.total_steps=32", "train.listening=null"]) == 0
+    assert main(["train", config, "train.total_tokens=32", "train.audio_samples=null"]) == 0
     assert "1 of 6 clips cannot be used" in caplog.text
     assert main(["train", config, "--overwrite", "data.strict=true"]) == 2
     assert "text.wav: ends inside the RIFF header" in capsys.readouterr().err

@@ -20,7 +20,7 @@ run: {name: run}
 TEXT = """
 data: {path: text.txt, cache: cache}
 core: {name: lstm, d_model: 16}
-train: {total_steps: 256, batch_size: 4, segment_length: 8, evaluation_interval: 1000}
+train: {total_tokens: 256, batch_size: 4, segment_length: 8, evaluation_interval: 1000}
 run: {name: run}
 """
 CORES = {

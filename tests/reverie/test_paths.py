@@ -9,10 +9,10 @@ import pytest
 import lm.config
 from reverie.arguments import make_parser
 from reverie.cli import main
-from reverie.errors import UserError
 from reverie.experiment import load_experiment
 from reverie.paths import PATHS, path_of, refuse_options
 from reverie.shipped_configs import find_config
+from training.errors import UserError
 
 WORDS = {
     "train": ["train", "experiment.yaml"],

@@ -135,7 +135,7 @@ def test_a_bin_is_the_mean_of_what_falls_in_it():
     assert binned.tolist() == [2.0, 3.5, 5.0]
 
 
-def write_audio_run(root, name, core, floors=(7.5, 5.0), clock=True):
+def write_audio_run(root, name, core, baselines=(7.5, 5.0), clock=True):
     folder = root / name
     folder.mkdir()
     (folder / "config.yaml").write_text(f"data: {{path: clips}}\ncore: {{name: {core}}}\nrun: {{name: {name}}}\n")
@@ -143,8 +143,8 @@ def write_audio_run(root, name, core, floors=(7.5, 5.0), clock=True):
         for update in range(1, 21):
             row = {"step": update * 1000, "time": 100.0 + update, "loss/next_token": 4 + 1 / update}
             if update % 5 == 0:
-                row |= {"validation/bits_per_sample": 6 - update / 20, "floor/unigram_bits_per_sample": floors[0]}
-                row |= {"floor/bigram_bits_per_sample": floors[1]}
+                row |= {"validation/bits_per_sample": 6 - update / 20, "baseline/unigram_bits_per_sample": baselines[0]}
+                row |= {"baseline/bigram_bits_per_sample": baselines[1]}
             file.write(json.dumps(row | ({"seconds": update * 2.5} if clock else {})) + "\n")
     return folder
 
@@ -156,7 +156,7 @@ def texts(groups):
     return [(panel.get_ylabel(), panel.get_xlabel()) for panel in figure.axes], legend, figure
 
 
-def test_held_out_curves_stand_against_steps_and_against_seconds_with_their_floors(tmp_path):
+def test_held_out_curves_stand_against_steps_and_against_seconds_with_their_baselines(tmp_path):
     runs = [write_audio_run(tmp_path, core, core) for core in ("lstm", "wavenet")]
     panels, legend, figure = texts(read_runs(runs))
     assert panels == [
@@ -164,19 +164,19 @@ def test_held_out_curves_stand_against_steps_and_against_seconds_with_their_floo
         ("validation loss (bits per sample)", "samples"),
         ("validation loss (bits per sample)", "seconds of training"),
     ]
-    assert legend == ["lstm", "wavenet", "unigram floor 7.50", "bigram floor 5.00"]
+    assert legend == ["lstm", "wavenet", "unigram baseline 7.50", "bigram baseline 5.00"]
     for panel, last in zip(figure.axes[1:], (20_000, 50), strict=True):
         lines = {line.get_label(): line for line in panel.get_lines()}
-        assert set(lines["bigram floor 5.00"].get_ydata()) == {5.0}
+        assert set(lines["bigram baseline 5.00"].get_ydata()) == {5.0}
         assert lines["lstm"].get_xdata()[-1] == pytest.approx(last, rel=0.01)
         assert lines["lstm"].get_ydata()[-1] == pytest.approx(5.0)
 
 
-def test_a_run_without_a_clock_has_no_curve_against_seconds_and_other_floors_are_other_lines(tmp_path):
+def test_a_run_without_a_clock_has_no_curve_against_seconds_and_other_baselines_are_other_lines(tmp_path):
     runs = [write_audio_run(tmp_path, "a", "lstm", clock=False), write_audio_run(tmp_path, "b", "wavenet", (7.0, 5.0))]
     panels, legend, figure = texts(read_runs(runs))
     assert len(panels) == 3
     assert "lstm" not in {line.get_label() for line in figure.axes[2].get_lines()}
-    assert legend[2:] == ["unigram floor 7.00", "unigram floor 7.50", "bigram floor 5.00"]
+    assert legend[2:] == ["unigram baseline 7.00", "unigram baseline 7.50", "bigram baseline 5.00"]
     alone, _, _ = texts(read_runs(runs[:1]))
     assert [x for _, x in alone] == ["tokens", "samples"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from fake_trainer import experiment
 
-from agents.config import RunConfig
 from reverie.run_folder import RunFolderError, open_run
+from training.config import RunConfig
 
 
 def use(config, **mode):

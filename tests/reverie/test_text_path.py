@@ -13,19 +13,19 @@ import pytest
 import lm.config
 import memory_cores
 from lm.corpus import prepare
-from lm.errors import InputError
 from reverie.cli import main
 from reverie.experiment import ConfigError, dump, load_experiment
 from reverie.metrics_file import read_rows
 from reverie.run_folder import newest_checkpoint
 from reverie.shipped_configs import find_config, shipped_configs
 from tests.equality import same
+from training.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 data: {path: text.txt, tokens: characters, cache: cache}
 core: {name: transformer_xl, d_model: 16, memory_length: 8}
-train: {total_steps: 2560, batch_size: 4, segment_length: 8, evaluation_interval: 10, log_interval: 5,
+train: {total_tokens: 2560, batch_size: 4, segment_length: 8, evaluation_interval: 10, log_interval: 5,
         checkpoint_interval: 10, learning_rate: {initial: 1e-2, shape: cosine}}
 run: {name: run}
 """
@@ -50,9 +50,9 @@ def test_a_run_in_two_parts_is_the_run_in_one(config: str, core: str) -> None:
         "train.segment_length=16",
     ]  # a multiple of every default period
     arguments = ["train", config, *core_words, "train.learning_rate=1e-2"]
-    assert main([*arguments, "run.name=whole", "train.total_steps=1280"]) == 0
-    assert main([*arguments, "run.name=parts", "train.total_steps=640"]) == 0
-    assert main([*arguments, "run.name=parts", "train.total_steps=1280", "--resume"]) == 0
+    assert main([*arguments, "run.name=whole", "train.total_tokens=1280"]) == 0
+    assert main([*arguments, "run.name=parts", "train.total_tokens=640"]) == 0
+    assert main([*arguments, "run.name=parts", "train.total_tokens=1280", "--resume"]) == 0
     whole, parts = (newest_checkpoint(Path("runs") / name) for name in ("whole", "parts"))
     assert parts.step == whole.step == 1280
     assert same(parts.weights, whole.weights)
@@ -118,7 +118,7 @@ def test_a_trained_model_writes(config: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_bytes_that_are_not_text_are_written_as_text(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", config, "data.tokens=bytes", "train.total_steps=32"]) == 0
+    assert main(["train", config, "data.tokens=bytes", "train.total_tokens=32"]) == 0
     capsys.readouterr()
     assert main(["generate", "runs/run", "--tokens", "300"]) == 0
     assert "�" in capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_a_model_of_words_or_subwords_is_trained_evaluated_and_writes(
 ) -> None:
     size = "data.vocabulary_size=" + ("7" if tokens == "words" else "280")
     adaptive = "model.adaptive={cutoffs: [3], factor: 2}"
-    fields = ["train.total_steps=1280", "train.segment_length=4", "core.memory_length=8"]
+    fields = ["train.total_tokens=1280", "train.segment_length=4", "core.memory_length=8"]
     Path("text.txt").write_text(TEXT * 4)
     assert main(["train", config, f"data.tokens={tokens}", size, adaptive, *fields]) == 0
     assert main(["evaluate", "runs/run", "--json", "--by-frequency", "data.words={validation: 100}"]) == 0
@@ -159,7 +159,7 @@ def test_a_task_is_trained_evaluated_and_answered(config: str, capsys: pytest.Ca
     assert main(["evaluate", "runs/run", "--json", "--split", "test", "data.length=3,5"]) == 0
     results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [result["sequences"] for result in results] == [4, 4]
-    assert all(0 <= result["written_symbol_accuracy"] <= 1 for result in results)
+    assert all(0 <= result["generated_symbol_accuracy"] <= 1 for result in results)
     assert main(["evaluate", "runs/run"]) == 0
     assert "5 sequences" in capsys.readouterr().out
     assert main(["generate", "runs/run", "--prompt", "1 0 1 2 3", "--tokens", "5"]) == 0
@@ -186,8 +186,8 @@ def test_a_task_is_trained_evaluated_and_answered(config: str, capsys: pytest.Ca
         (["train", "experiment.yaml", "model.adaptive={cutoffs: [90]}"], "cutoffs: 90 leaves the last band empty"),
         (["train", "experiment.yaml", "model.adaptive={cutoffs: [5, 9], factor: 8}"], "last band would have no width"),
         (["train", "experiment.yaml", "env.id=x"], "data (line 2): unknown key; known: agent"),
-        (["train", "experiment.yaml", "train.learning_rate.warmup_steps=99999"], "is not below train.total_steps"),
-        (["train", "experiment.yaml", "train.update_period={final: 2}"], "train.update_period.switch_step: missing"),
+        (["train", "experiment.yaml", "train.learning_rate.warmup_tokens=99999"], "is not below train.total_tokens"),
+        (["train", "experiment.yaml", "train.accumulate={final: 2}"], "train.accumulate.switch_tokens: missing"),
         (["evaluate", "runs/run", "--episodes", "3"], "--episodes: for agents only"),
         (["evaluate", "runs/run", "--split", "test"], "has no test split"),
         (["evaluate", "runs/run", "core.d_model=32,64"], "do not fit the model"),
@@ -199,7 +199,7 @@ def test_a_task_is_trained_evaluated_and_answered(config: str, capsys: pytest.Ca
 def test_a_mistake_is_one_message_and_exit_code_2(
     config: str, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    assert main(["train", config, "train.total_steps=32"]) == 0
+    assert main(["train", config, "train.total_tokens=32"]) == 0
     Path("other.txt").write_text("eXtra" * 30)
     capsys.readouterr()
     name = ["run.name=other"] if arguments[0] == "train" else []
@@ -212,7 +212,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
 def test_a_text_that_changed_is_not_resumed(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", config]) == 0
     Path("text.txt").write_text(TEXT.replace("every", "evrey"))
-    assert main(["train", config, "--resume", "train.total_steps=4000"]) == 2
+    assert main(["train", config, "--resume", "train.total_tokens=4000"]) == 2
     assert "data.sha256: the checkpoint has" in capsys.readouterr().err
     assert main(["train", config, "--changed-data"]) == 2
     assert "--changed-data: is for --resume alone" in capsys.readouterr().err
@@ -223,16 +223,16 @@ def test_a_text_that_changed_is_resumed_when_asked_to_and_reported(
 ) -> None:
     assert main(["train", config]) == 0
     Path("text.txt").write_text(TEXT.replace("every", "evrey"))
-    assert main(["train", config, "--resume", "--changed-data", "train.total_steps=2688"]) == 0
+    assert main(["train", config, "--resume", "--changed-data", "train.total_tokens=2688"]) == 0
     assert "was trained on other data" in caplog.text
     assert newest_checkpoint(Path("runs/run")).step == 2688
     Path("text.txt").write_text(TEXT.replace("every", "EVERY"))
-    assert main(["train", config, "--resume", "--changed-data", "train.total_steps=4000"]) == 2
+    assert main(["train", config, "--resume", "--changed-data", "train.total_tokens=4000"]) == 2
     assert "vocabulary.characters: the checkpoint has" in capsys.readouterr().err
 
 
 def test_a_configuration_survives_its_dump(config: str) -> None:
-    first = load_experiment(config, ["train.update_period={final: 4, switch_step: 100}", "data.split.test=0.1"])
+    first = load_experiment(config, ["train.accumulate={final: 4, switch_tokens: 100}", "data.split.test=0.1"])
     Path("again.yaml").write_text(dump(first))
     assert load_experiment("again.yaml") == first
 
@@ -258,7 +258,7 @@ def test_shipped_configurations_load_and_say_how_to_get_their_data(name: str) ->
         raise
     assert isinstance(config, lm.config.ExperimentConfig)
     assert config.run.name == Path(name).stem
-    assert config.train.total_steps >= 10**6
+    assert config.train.total_tokens >= 10**6
     if isinstance(config.data, lm.config.TaskConfig):
         return
     with pytest.raises(InputError) as raised:  # the folder of this test holds no data
@@ -266,3 +266,26 @@ def test_shipped_configurations_load_and_say_how_to_get_their_data(name: str) ->
     assert config.data.origin in str(raised.value)
     assert config.data.path in str(raised.value)
     assert "http" in config.data.origin
+
+
+def test_a_key_that_was_renamed_is_named_by_what_it_is_called_now(config: str) -> None:
+    text = CONFIG.replace("total_tokens", "total_steps").replace("shape: cosine", "warmup_steps: 3")
+    Path("old.yaml").write_text(text)
+    words = ["model.tied=false", "train.update_period={final: 4, switch_step: 5}"]
+    with pytest.raises(ConfigError) as caught:
+        load_experiment("old.yaml", words)
+    problems = [re.sub(r" \(line [0-9]+\)", "", problem) for problem in caught.value.problems]
+    assert sorted(problems) == [
+        "model.tied: renamed; write model.tie_embeddings",
+        "train.learning_rate.warmup_steps: renamed; write train.learning_rate.warmup_tokens",
+        "train.total_steps: renamed; write train.total_tokens",
+        "train.update_period: renamed; write train.accumulate",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(config, ["train.accumulate={final: 4, switch_step: 5}"])
+    assert caught.value.problems == ["train.accumulate.switch_step: renamed; write train.accumulate.switch_tokens"]
+
+
+def test_a_model_that_diverges_ends_with_exit_code_3(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", config, "train.learning_rate=1e30"]) == 3
+    assert "5 updates in a row" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What a model in training sounds like: continuations of real clips and free samples, beside the real ones."""
+"""Audio samples of a model in training: continuations of real clips and clips from nothing, with the real ones."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ import torch
 from numpy.typing import NDArray
 
 from audio import waveform
-from audio.config import ExperimentConfig, ListeningConfig
+from audio.config import AudioSamplesConfig, ExperimentConfig
 from audio.corpus import AudioCorpus
 from audio.generation import Generated, generate
 from audio.statistics import RunawayNoise, describe
 from audio.waveform import Samples
-from lm.errors import InputError
 from lm.evaluation import outputs
 from lm.lanes import as_int64
 from lm.model import LanguageModel, Sampling
-from lm.trainer import NextTokenTrainer, averaged
+from lm.trainer import NextTokenTrainer
+from training.averaging import use_average
+from training.errors import InputError
 
 KINDS = ("real", "continued", "free")
 MAX_REAL_CLIPS = 100
-"""Of the validation split, that set the measure of runaway noise."""
+"""Clips of the validation split by which runaway noise is measured."""
 
 
-class HeardClip(NamedTuple):
-    """One clip, real or written."""
+class SampleClip(NamedTuple):
+    """One clip, real or generated."""
 
     name: str
     """KIND-INDEX"""
     samples: Samples
     """(N,) in [-1, 1], with the prompt where there is one."""
     figures: dict[str, float]
-    """Of the part after the prompt."""
+    """Statistics of the part after the prompt, by name."""
 
 
 @dataclass(frozen=True)
-class Heard:
-    """All that was heard at one step."""
+class AudioSamples:
+    """The clips of one step of training."""
 
     rate: int
-    clips: list[HeardClip]
+    clips: list[SampleClip]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -60,7 +61,7 @@ class Heard:
         return metrics
 
     def picture(self) -> NDArray[np.uint8]:
-        """Log-mel spectrograms (H, W, 3), one column an index: the real clip above those that were written."""
+        """Log-mel spectrograms (H, W, 3), one column an index: the real clip above the generated ones."""
         return log_mel_picture([[c for c in self.clips if c.name.startswith(kind)] for kind in KINDS], self.rate)
 
     def save(self, folder: Path) -> None:
@@ -72,69 +73,69 @@ class Heard:
         (folder / "clips.jsonl").write_text("\n".join(lines) + "\n")
 
 
-class Listener:
-    """Lets a model write at set steps; what it draws depends on the seed and the update alone."""
+class AudioSampler:
+    """Generates clips with the model of a trainer; what it draws depends on the seed and the update alone."""
 
-    def __init__(self, config: ExperimentConfig, listening: ListeningConfig, corpus: AudioCorpus) -> None:
-        self.interval = listening.interval
+    def __init__(self, config: ExperimentConfig, samples: AudioSamplesConfig, corpus: AudioCorpus) -> None:
+        """Raises InputError where no clip of the validation split is longer than one sample."""
         self.corpus, self.seed = corpus, config.train.seed
-        self.num_samples = max(round(listening.seconds * corpus.rate), 1)
-        self.num_prompt = max(round(listening.prompt_seconds * corpus.rate), 1)
+        self.num_samples = max(round(samples.seconds * corpus.rate), 1)
+        self.num_prompt = max(round(samples.prompt_seconds * corpus.rate), 1)
         split = corpus.splits["validation"]
         borders = [*split.starts.tolist(), len(split.tokens)]
         documents = [(start, stop) for start, stop in itertools.pairwise(borders) if stop - start > 1]
         if not documents:
-            raise InputError("train.listening: no clip of the validation split is longer than one sample")
+            raise InputError("train.audio_samples: no clip of the validation split is longer than one sample")
         wanted = self.num_prompt + self.num_samples
         # The first clips that are long enough, and where there are too few of them, the longest.
-        chosen = sorted(documents, key=lambda d: -min(d[1] - d[0], wanted))[: listening.clips]
+        chosen = sorted(documents, key=lambda d: -min(d[1] - d[0], wanted))[: samples.clips]
         self.documents = [(start, min(stop, start + wanted)) for start, stop in chosen]
         shortest = min(stop - start for start, stop in self.documents)
         self.num_prompt = min(self.num_prompt, max(shortest // 2, 1))
         real = [self._decode(split.tokens[start:stop]) for start, stop in documents[:MAX_REAL_CLIPS]]
         self.runaway = RunawayNoise(real, corpus.rate)
 
-    def listen(self, trainer: NextTokenTrainer) -> Heard:
-        """Let the model that a trainer would evaluate write; neither it nor torch's generator is changed."""
+    def sample(self, trainer: NextTokenTrainer) -> AudioSamples:
+        """Clips of the model that a trainer would evaluate; changes neither the model nor torch's generator."""
         model = trainer.model
         was_training = model.training
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * trainer.update_count)
         tokens = self.corpus.splits["validation"].tokens
         real = [tokens[start:stop] for start, stop in self.documents]
         prompts = torch.stack([as_int64(codes[: self.num_prompt]) for codes in real])
-        with averaged(model, trainer.average):
+        with use_average(model, trainer.average):
             model.eval()
-            costs = self._real_costs(model)
+            bits = self._real_bits(model)
             continued = generate(model, prompts, self.num_samples, Sampling(), generator)
             free = generate(model, prompts[:, :0], self.num_samples, Sampling(), generator)
         model.train(was_training)
         clips = [
-            HeardClip(f"real-{i}", self._decode(codes), self._figures(codes[self.num_prompt :], costs[i]))
+            SampleClip(f"real-{i}", self._decode(codes), self._figures(codes[self.num_prompt :], bits[i]))
             for i, codes in enumerate(real)
         ]
-        clips += self._written("continued", prompts, continued) + self._written("free", prompts[:, :0], free)
-        return Heard(self.corpus.rate, clips)
+        clips += self._clips("continued", prompts, continued) + self._clips("free", prompts[:, :0], free)
+        return AudioSamples(self.corpus.rate, clips)
 
-    def _written(self, kind: str, prompts: torch.Tensor, written: Generated) -> list[HeardClip]:
-        bits = written.bits_per_sample.tolist()
+    def _clips(self, kind: str, prompts: torch.Tensor, generated: Generated) -> list[SampleClip]:
+        bits = generated.bits_per_sample.tolist()
         return [
-            HeardClip(
+            SampleClip(
                 f"{kind}-{i}",
                 self._decode(torch.cat([prompt, codes]).numpy()),
                 self._figures(codes.numpy(), bits[i]),
             )
-            for i, (prompt, codes) in enumerate(zip(prompts, written.codes, strict=True))
+            for i, (prompt, codes) in enumerate(zip(prompts, generated.codes, strict=True))
         ]
 
     @torch.no_grad()
-    def _real_costs(self, model: LanguageModel) -> list[float]:
-        """Bits a sample of each real clip after its prompt."""
+    def _real_bits(self, model: LanguageModel) -> list[float]:
+        """Bits per sample of each real clip after its prompt."""
         split = self.corpus.splits["validation"]
-        costs = []
+        bits = []
         for document in self.documents:
             parts = [model.head.losses(y, targets)[0] for _, targets, y in outputs(model, split, [document])]
-            costs.append(float(torch.cat(parts)[self.num_prompt :].double().mean()) / math.log(2))
-        return costs
+            bits.append(float(torch.cat(parts)[self.num_prompt :].double().mean()) / math.log(2))
+        return bits
 
     def _figures(self, codes: NDArray[Any], bits_per_sample: float) -> dict[str, float]:
         samples = self._decode(codes)
@@ -148,7 +149,7 @@ class Listener:
         return self.corpus.quantiser.decode(np.asarray(codes))
 
 
-def log_mel_picture(rows: Sequence[Sequence[HeardClip]], rate: int) -> NDArray[np.uint8]:
+def log_mel_picture(rows: Sequence[Sequence[SampleClip]], rate: int) -> NDArray[np.uint8]:
     """Log-mel spectrograms (H, W, 3) of rows of clips, all in decibels below the loudest of all."""
     import librosa
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reverie.device import require_device
-from reverie.errors import UserError
+from training.device import require_device
+from training.errors import UserError
 
 
 def test_a_device_that_is_missing_is_named() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reverie.errors import UserError
+from training.errors import UserError
 
 
 def require_device(name: str) -> None:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from audio.listening import Heard
 
 
 class Trainer(Protocol):
@@ -17,11 +12,11 @@ class Trainer(Protocol):
 
     @property
     def total_steps(self) -> int:
-        """Environment steps, or tokens, the run is to take."""
+        """Environment steps, tokens or samples of the whole run."""
 
     @property
     def step_count(self) -> int:
-        """Environment steps, or tokens, taken so far."""
+        """Environment steps, tokens or samples so far."""
 
     @property
     def update_count(self) -> int:
@@ -48,12 +43,3 @@ class Trainer(Protocol):
 
     def close(self) -> None:
         """Release processes and environments."""
-
-
-class Listening(NamedTuple):
-    """Sound that a trainer gives of itself while it learns."""
-
-    interval: int
-    """Updates between two."""
-    listen: Callable[[], Heard]
-    """Must change nothing that the rest of the run depends on."""
