@@ -76,7 +76,7 @@ def start_ray(num_processes: int, address: str | None = None) -> Any:
             # Environments may print without end.
             log_to_driver=False,
             # Environments may live in modules that only this process can import from where it stands.
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, sys.path)])}},
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path), os.getcwd()])}},
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address is None:

@@ -27,9 +27,16 @@ class EnvConfig:
     """The environment that the agent acts in."""
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
-    """Gymnasium's id; `module:Name-v0` imports the module first. `reverie list envs` prints ours."""
+    """Gymnasium's id; `module:Name-v0` imports the module first, `module:function` calls what makes an environment.
+    `reverie list envs` prints ours."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the environment; "wrappers" lists Gymnasium's wrappers, as `envs.make` takes them."""
+    """Keyword arguments of the environment; "wrappers" lists Gymnasium's wrappers, or `module:Wrapper` of one's own, as
+    `envs.make` takes them."""
+
+    def wrapper_names(self) -> list[str]:
+        """The names of the wrappers, as far as they are well formed."""
+        chosen = self.kwargs.get("wrappers", [])
+        return [str(name) for entry in chosen if isinstance(entry, dict) for name in entry] if chosen else []
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -68,9 +75,9 @@ class AgentConfig:
     max_env_faults: Annotated[int, Field(ge=1, le=10**6)] = 5
     """Faults of one environment without a finished episode between them, after which it is retired."""
 
-    encoder: Literal["auto", "mlp", "shallow", "deep"] = "auto"
+    encoder: Literal["auto", "mlp", "shallow", "deep"] | Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] = "auto"
     """How images are encoded: IMPALA's shallow or deep network (its figure 3), as flat vectors, or what suits their
-    size."""
+    size; or `module:Class` of an encoder of one's own, which `agents.encoders.Encoder` describes."""
     encoder_width: Size = 128
     """Features F that the encoder makes of an observation."""
     normalize_observations: bool = False
@@ -153,6 +160,10 @@ class ExperimentConfig:
             found.append(
                 f"train.device: {self.train.device} is for a single learner, agent.num_learners is "
                 f"{self.agent.num_learners}"
+            )
+        if self.agent.normalize_observations and ":" in self.agent.encoder:
+            found.append(
+                f"agent.normalize_observations: is for our encoders; {self.agent.encoder} is to normalise by itself"
             )
         if self.agent.c_bar > self.agent.rho_bar:
             found.append(f"agent.c_bar: {self.agent.c_bar} is above agent.rho_bar = {self.agent.rho_bar}")

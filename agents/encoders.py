@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from agents.features import join_features, one_hot
 from agents.moments import RunningMoments
 from envs import Leaf, leaves
+from memory_cores.importing import import_object
+from training.errors import InputError
 from training.process_group import SumInPlace
 
 Network = Literal["auto", "mlp", "shallow", "deep"]
@@ -154,7 +157,20 @@ def leaf_encoder(leaf: Leaf, network: Network, normalize: bool) -> ImageEncoder 
     return OneHotEncoder([int(n) for n in leaf.high.ravel()])
 
 
-class ObservationEncoder(nn.Module):
+class Encoder(nn.Module, ABC):
+    """What a policy reads its observations with. One's own is made as `Class(observation_space, width)`."""
+
+    @abstractmethod
+    def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        """Features (N, width) of observations (N, ...), by the name of the leaf (`envs.leaves`; "" where there is one
+        leaf alone)."""
+
+    @torch.no_grad()
+    def update_moments(self, observation: Mapping[str, Tensor], sum_over_learners: SumInPlace | None = None) -> None:
+        """Take in observations (N, ...) that were learned from, where the encoder keeps statistics of them."""
+
+
+class ObservationEncoder(Encoder):
     """Every leaf of an observation encoded, joined and mapped to `width` features.
 
     Raises ValueError on an image network where no leaf is an image, or one that is too small.
@@ -180,3 +196,20 @@ class ObservationEncoder(nn.Module):
         for name, encoder in zip(self.names, self.leaves, strict=True):
             if isinstance(encoder, ImageEncoder | VectorEncoder) and encoder.moments is not None:
                 encoder.moments.update(encoder.inputs(observation[name]), sum_over_learners)
+
+
+def make_encoder(space: gym.Space[Any], width: int, encoder: str, normalize: bool = False) -> Encoder:
+    """The encoder that a configuration names: one of ours by its network, or `module:Class` of one's own.
+
+    Raises InputError for a class that is none, ValueError as `ObservationEncoder` does.
+    """
+    if encoder in get_args(Network):
+        return ObservationEncoder(space, width, cast(Network, encoder), normalize)
+    try:
+        found = import_object(encoder)
+    except ValueError as error:
+        raise InputError(f"agent.encoder: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Encoder)):
+        raise InputError(f"agent.encoder: {encoder!r} is {found!r}, expected a subclass of agents.encoders.Encoder")
+    made: Encoder = found(space, width)
+    return made

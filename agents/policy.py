@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import memory_cores
 from agents.config import ExperimentConfig
 from agents.distributions import action_distribution
-from agents.encoders import Network, ObservationEncoder
+from agents.encoders import ObservationEncoder, make_encoder
 from memory_cores import CoreOutput, MemoryCore, State
 from memory_cores.layers.initialisation import fan_in_normal_
 
@@ -49,20 +49,21 @@ class Policy(nn.Module):
         encoder_width: int = 128,
         reward_scale: float = 1.0,
         reward_clip: float | None = None,
-        encoder: Network = "auto",
+        encoder: str = "auto",
         normalize_observations: bool = False,
     ) -> None:
         super().__init__()
         self.reward_scale = reward_scale
         self.reward_clip = reward_clip
         self.distribution = action_distribution(action_space)
-        self.encoder = ObservationEncoder(observation_space, encoder_width, encoder, normalize_observations)
+        self.encoder = make_encoder(observation_space, encoder_width, encoder, normalize_observations)
         self.core_input = nn.Linear(encoder_width + self.distribution.num_features + 1, core.d_model)
         self.core = core
         self.actor_head = nn.Linear(core.d_model, self.distribution.num_parameters)
         self.value_head = nn.Linear(core.d_model, 1)
         # Cores are initialised for unit inputs; weaker ones drown in a recurrent core's own dynamics.
-        for layer in (self.encoder.join, self.core_input):
+        own = [self.encoder.join] if isinstance(self.encoder, ObservationEncoder) else []
+        for layer in (*own, self.core_input):
             fan_in_normal_(layer, gain=math.sqrt(2))
         # A near-uniform first policy: exploration is not decided by the initial weights.
         nn.init.orthogonal_(self.actor_head.weight, gain=0.01)

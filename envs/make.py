@@ -15,6 +15,7 @@ from gymnasium.error import UnregisteredEnv
 
 from envs.errors import EnvError
 from envs.registration import TASKS, names
+from memory_cores.importing import import_object
 
 Wrapping = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
 
@@ -29,10 +30,12 @@ EXTRAS = {
 
 
 def make(env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
-    """Make the environment of a Gymnasium id; of `module:Name-v0` the module is imported first.
+    """Make the environment of a Gymnasium id.
 
-    `kwargs` go to the environment, but for "wrappers": a list of Gymnasium's own wrappers, innermost first, each
-    {name: arguments} as in {"FrameStackObservation": {"stack_size": 4}}.
+    Of `module:Name-v0` the module is imported first; what `module:function` names is called with the arguments.
+
+    `kwargs` go to the environment, but for "wrappers": a list of Gymnasium's own wrappers or of `module:Wrapper`,
+    innermost first, each {name: arguments} as in {"FrameStackObservation": {"stack_size": 4}}.
     Ids of MiniGrid, BabyAI, POPGym, ALE and ViZDoom need the extra of this package in `EXTRAS`; those of MiniGrid and
     BabyAI come wrapped in `envs.minigrid.OneHotView`.
     Raises EnvError, naming the id and the cause, whatever goes wrong.
@@ -47,10 +50,17 @@ def make(env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | N
     chosen = arguments.pop("wrappers", [])
     wrappers = _wrappers_of_extra(env_id)
     try:
-        wrappers += _gymnasium_wrappers(chosen)
+        wrappers += _chosen_wrappers(chosen)
         # An environment that cannot be drawn need not have a render_mode to set.
-        rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-        env = gymnasium.make(env_id, disable_env_checker=True, **rendering, **arguments)
+        if render_mode is not None:
+            arguments["render_mode"] = render_mode
+        function = _function(env_id)
+        if function is None:
+            env = gymnasium.make(env_id, disable_env_checker=True, **arguments)
+        else:
+            env = function(**arguments)
+            if not isinstance(env, gymnasium.Env):
+                raise EnvError(f"made {type(env).__name__}, expected a gymnasium.Env")
         for wrapper in wrappers:
             env = wrapper(env)
     except UnregisteredEnv:
@@ -74,8 +84,17 @@ def _wrappers_of_extra(env_id: str) -> list[Wrapping]:
     return []
 
 
-def _gymnasium_wrappers(chosen: Any) -> list[Wrapping]:
-    """Gymnasium's wrappers by their names, with their arguments; EnvError on what is none."""
+def _function(env_id: str) -> Callable[..., Any] | None:
+    """What `module:function` names; None for an id, which no function's name can be where it has a version."""
+    module, colon, name = env_id.partition(":")
+    if not (colon and name.isidentifier()):
+        return None
+    found = getattr(importlib.import_module(module), name, None)
+    return found if callable(found) else None
+
+
+def _chosen_wrappers(chosen: Any) -> list[Wrapping]:
+    """Wrappers by their names, with their arguments; EnvError on what is none."""
     known = {
         name: wrapper
         for name, wrapper in vars(gymnasium.wrappers).items()
@@ -86,11 +105,24 @@ def _gymnasium_wrappers(chosen: Any) -> list[Wrapping]:
         if not (isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), dict)):
             raise EnvError(f"wrappers: expected a list of {{name: {{argument: value}}}}, got {entry!r}")
         ((name, arguments),) = entry.items()
-        if name not in known:
+        if ":" in str(name):
+            known[name] = _own_wrapper(name)
+        elif name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise EnvError(f"wrappers: Gymnasium has no wrapper {name!r}{hint}")
         found.append(functools.partial(known[name], **arguments))
+    return found
+
+
+def _own_wrapper(name: str) -> Any:
+    """The class `module:Wrapper`."""
+    try:
+        found = import_object(name)
+    except ValueError as error:
+        raise EnvError(f"wrappers: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, gymnasium.Wrapper)):
+        raise EnvError(f"wrappers: {name!r} is {found!r}, expected a subclass of gymnasium.Wrapper")
     return found
 
 

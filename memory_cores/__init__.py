@@ -7,7 +7,6 @@ what it takes and what it is.
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Iterable
 from importlib.metadata import entry_points
@@ -15,6 +14,7 @@ from importlib.metadata import entry_points
 from memory_cores.compressive.core import Compressive
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
 from memory_cores.feedforward import Feedforward
+from memory_cores.importing import import_object
 from memory_cores.infinity.core import Infinity
 from memory_cores.lstm.core import LSTM
 from memory_cores.options import CoreOptions, Option, OptionsError, describe_fields
@@ -83,23 +83,19 @@ def describe(name: str) -> str:
 
 
 def core_class(name: str) -> type[MemoryCore]:
-    """The class of a core; raises ValueError for an unknown name, and for what `module:Class` does not find.
+    """The class of a core; raises ValueError for an unknown name, and for a `module:Class` that is none.
 
-    Importing `module:Class` runs that module's code: whoever takes the name from a file asks for permission first.
+    The module of `module:Class` is imported, which runs its code (`importing.import_object`).
     """
     if name in CORES:
         return CORES[name]
-    module, colon, attribute = name.partition(":")
-    if colon:
-        try:
-            found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"the core {name!r} cannot be imported: {error}") from error
-    else:
+    place = name
+    if ":" not in name:
         points = entry_points(group=ENTRY_POINTS, name=name)
         if not points:
             raise ValueError(f"there is no core {guess(name, names())}")
-        found = next(iter(points)).load()
+        place = next(iter(points)).value
+    found = import_object(place)
     if not (isinstance(found, type) and issubclass(found, MemoryCore)):
         raise ValueError(f"the core {name!r} is {found!r}, expected a subclass of memory_cores.MemoryCore")
     return found

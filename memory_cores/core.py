@@ -66,9 +66,12 @@ class MemoryCore(nn.Module, ABC):
         Raises ValueError on shapes that do not fit the core or on rows whose schedule phases differ.
         """
 
-    @abstractmethod
     def stream(self, batch_size: int) -> Stream:
-        """Fast stepping over `batch_size` streams from the initial state, with this core's current weights."""
+        """Fast stepping over `batch_size` streams from the initial state, with this core's current weights.
+
+        A core that has nothing faster is called with one step at a time.
+        """
+        return ForwardStream(self, batch_size)
 
     def __call__(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
         output: CoreOutput = super().__call__(x, state, reset)
@@ -96,3 +99,22 @@ class Stream(ABC):
     def refresh(self) -> None:
         """Rebuild what was derived from the weights; call it after they changed."""
         self.load(self.state())
+
+
+class ForwardStream(Stream):
+    """Steps a core by calls of one step each."""
+
+    def __init__(self, core: MemoryCore, batch_size: int) -> None:
+        self.core = core
+        self.now = core.initial_state(batch_size)
+
+    @torch.no_grad()
+    def step(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
+        y, self.now, _, _ = self.core(x[:, None], self.now, None if reset is None else reset[:, None])
+        return y[:, 0]
+
+    def state(self) -> State:
+        return {name: tensor.clone() for name, tensor in self.now.items()}
+
+    def load(self, state: State) -> None:
+        self.now = {name: tensor.clone() for name, tensor in state.items()}

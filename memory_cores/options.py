@@ -18,8 +18,11 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True, kw_only=True)
 class CoreOptions:
-    """The options of a core beside its width. Every field has a default, and under it a string that says what it is,
-    in which unit, where it comes from, and when one would change it."""
+    """The options of a core beside its width.
+
+    Every field has a default, and under it a string that says what it is, in which unit, where it comes from, and when
+    one would change it.
+    """
 
     def problems(self, d_model: int) -> list[str]:
         """What is wrong with the options of a core of width `d_model`, each beginning with an option's name."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from agents.config import ExperimentConfig
-from reverie.path_interface import Batch, Curve, PathInterface, Variants
+from reverie.path_interface import Batch, Curve, PathInterface, SamplingPlan, Variants
+from reverie.permissions import ENV_ID
 from training.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
-    from reverie.train import SamplingPlan
     from training.trainer import Trainer
 
 
@@ -28,8 +28,7 @@ class AgentPath(PathInterface[ExperimentConfig]):
     fingerprint = "rl"
     options: ClassVar = {
         "train": frozenset({"address"}),
-        "evaluate": frozenset({"episodes", "seed", "greedy", "video", "allow_import"}),
-        "report": frozenset({"allow_import"}),
+        "evaluate": frozenset({"episodes", "seed", "greedy", "video"}),
     }
     curves: ClassVar = {
         "episode/return": Curve("mean episode return", "environment steps"),
@@ -44,9 +43,9 @@ class AgentPath(PathInterface[ExperimentConfig]):
         moments = 2 if agent.optimizer == "adam" else 1
         return Batch("agent.batch_size", agent.batch_size, "agent.unroll_length", agent.unroll_length, moments)
 
-    def imports(self, config: ExperimentConfig) -> dict[str, str]:
-        module, colon, _ = config.env.id.partition(":")
-        return {module: "env.id"} if colon and module != "envs" else {}
+    def imported_names(self, config: ExperimentConfig) -> list[tuple[str, str]]:
+        wrappers = [("env.kwargs.wrappers", name) for name in config.env.wrapper_names()]
+        return [(ENV_ID, config.env.id), ("agent.encoder", config.agent.encoder), *wrappers]
 
     def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:
         from agents.trainer import ImpalaTrainer

@@ -49,7 +49,6 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--seed", type=_seed, help="seed of the episodes (default 0)")
     group.add_argument("--greedy", action="store_true", help="take the likeliest action instead of sampling")
     group.add_argument("--video", type=_video, metavar="FILE", help="write the first episode as .gif or .mp4")
-    _add_import(group)
     group = command.add_argument_group("language models")
     help_text = "e.g. core.memory_length=64; commas give a row each: core.memory_length=64,128"
     group.add_argument("overrides", nargs="*", metavar="key=value", help=help_text)
@@ -83,16 +82,16 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="draw where the core of one run attends, or how long it ponders, instead of curves",
     )
-    _add_import(command)
 
     command = commands.add_parser("list", help="list memory cores, environments or configurations", allow_abbrev=False)
     command.add_argument("what", choices=("cores", "envs", "configs"))
+    command.add_argument("name", nargs="?", help="with cores: explain this one and each of its options")
+    for name in ("train", "evaluate", "generate", "report"):
+        help_text = "a module or package that the configuration may import, such as that of a core; may be repeated"
+        commands.choices[name].add_argument(
+            "--import", dest="granted", metavar="MODULE", action="append", default=[], help=help_text
+        )
     return parser
-
-
-def _add_import(group: argparse._ActionsContainer) -> None:
-    help_text = "a module the run's environment may import"
-    group.add_argument("--import", dest="allow_import", metavar="MODULE", help=help_text)
 
 
 def _positive(text: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from audio.config import ExperimentConfig
-from reverie.path_interface import Batch, Curve, PathInterface, Variants
+from reverie.path_interface import Batch, Curve, PathInterface, SamplingPlan, Variants
 from reverie.text_path import TRAINING_LOSS, segment_batch
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
-    from reverie.train import SamplingPlan
     from training.trainer import Trainer
 
 
@@ -45,7 +44,6 @@ class AudioPath(PathInterface[ExperimentConfig]):
         from audio.corpus import prepare
         from audio.samples import AudioSampler
         from audio.trainer import make_trainer
-        from reverie.train import SamplingPlan
 
         corpus = prepare(config.data)
         trainer = make_trainer(config, corpus)

@@ -35,8 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.overrides += rest
     try:
         check_packages()
-        # `module:Name-v0` may name a module in the user's folder, which `python -m` finds and a script does not.
-        sys.path.append(str(Path.cwd()))
+        if arguments.command == "train" or getattr(arguments, "granted", None):
+            # The user's own modules may lie where they stand. Last, so that no file there stands in for a library's;
+            # and not for other commands, since a run folder may come from anywhere.
+            sys.path.append(str(Path.cwd()))
         return COMMANDS[arguments.command](arguments)
     except UserError as error:
         _print_error(error)

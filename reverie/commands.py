@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reverie.permissions import ENV_ID, require_grants
 from reverie.shipped_configs import find_config, shipped_configs
 from training.errors import UserError
 
@@ -29,9 +30,12 @@ def train(arguments: argparse.Namespace) -> int:
     resume, changed_data = arguments.resume, arguments.changed_data
     if changed_data and not resume:
         raise UserError("--changed-data: is for --resume alone")
-    config = load_experiment(find_config(arguments.config), arguments.overrides)
+    config = load_experiment(find_config(arguments.config), arguments.overrides, arguments.granted)
     path = path_of(config)
     refuse_options(path, arguments, arguments.config)
+    # To train in an environment is to name it; what else a configuration brings along is asked for.
+    named = [(field, name) for field, name in path.imported_names(config) if field != ENV_ID]
+    require_grants(named, arguments.granted, arguments.config)
 
     import torch
 
@@ -55,7 +59,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
     run: Path = arguments.run
     # All configurations are checked before the first, perhaps long, evaluation.
     path, variants = _load_variants(run, arguments, combinations(arguments.overrides))
-    _refuse_imports(run, path, variants[0][1], arguments.allow_import)
     path.evaluate(run, _newest_checkpoint(run, path), variants, arguments)
     return 0
 
@@ -87,7 +90,6 @@ def draw_attention(arguments: argparse.Namespace) -> int:
         raise UserError("--attention: expected one run")
     (run,) = arguments.runs
     path, [(_, config)] = _load_variants(run, arguments, [[]])
-    _refuse_imports(run, path, config, arguments.allow_import)
     from reverie.diagnostics import draw_core
 
     draw_core(run, config, _newest_checkpoint(run, path), arguments.output)
@@ -96,14 +98,13 @@ def draw_attention(arguments: argparse.Namespace) -> int:
 
 
 def list_names(arguments: argparse.Namespace) -> int:
-    """Print the memory cores, environments or configurations there are."""
+    """Print the memory cores, environments or configurations there are, or explain one core."""
+    if arguments.what != "cores" and arguments.name is not None:
+        raise UserError(f"list {arguments.what}: takes no name, got {arguments.name!r}")
     if arguments.what == "cores":
-        import memory_cores
+        from reverie.core_listing import explain_core, list_cores
 
-        for name in memory_cores.names():
-            print(f"{name:<20} {memory_cores.describe(name)}")
-            for option, parameter in memory_cores.options(name).items():
-                print(f"    {option} = {parameter.default!r}")
+        print(list_cores() if arguments.name is None else explain_core(arguments.name))
     elif arguments.what == "envs":
         import envs
 
@@ -124,10 +125,12 @@ def _load_variants(
     from reverie.paths import path_of, refuse_options
     from reverie.run_folder import CONFIG
 
-    config = load_experiment(run / CONFIG)
+    granted = arguments.granted
+    config = load_experiment(run / CONFIG, granted=granted)
     path = path_of(config)
     refuse_options(path, arguments, str(run))
-    variants = [(words, load_experiment(run / CONFIG, words) if words else config) for words in choices]
+    require_grants(path.imported_names(config), granted, str(run))
+    variants = [(words, load_experiment(run / CONFIG, words, granted) if words else config) for words in choices]
     for words, variant in variants:
         if path_of(variant) is not path:
             given, other = " ".join(words), path_of(variant).name
@@ -143,12 +146,3 @@ def _newest_checkpoint(run: Path, path: PathInterface[Any]) -> Checkpoint:
     if checkpoint.fingerprint.get("path") != path.fingerprint:
         raise UserError(f"{checkpoint.path}: is not a checkpoint of {path.name}")
     return checkpoint
-
-
-def _refuse_imports(run: Path, path: PathInterface[Any], config: Experiment, allowed: str | None) -> None:
-    """A run folder may come from anywhere: the code it names is imported only if the user names it too."""
-    for module, field in path.imports(config).items():
-        if module != allowed:
-            raise UserError(
-                f"{run}: its {field} imports the module {module!r}; if you trust that code, add --import {module}"
-            )

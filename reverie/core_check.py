@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,28 +14,41 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 
 import memory_cores
-from memory_cores.core import MemoryCore
+from memory_cores import MemoryCore, OptionsError
 from reverie.field_messages import describe_type, describe_value, did_you_mean, number_hint
 from reverie.path_interface import Batch
 from reverie.paths import Experiment, path_of
+from reverie.permissions import is_granted, module_of, refusal
 from training.config import CoreConfig
 
 MAX_MODULES = 5_000
 MAX_TENSORS = 20_000
 MAX_INTEGER = 2**40
+RENAMED_OPTIONS = {"norm": "it is called block now, its value gru gtrxl, and pre trxl_i"}
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-def check_core(section: Mapping[str, Any], config: Experiment | None) -> tuple[dict[str, Any], list[str]]:
+def check_core(
+    section: Mapping[str, Any], config: Experiment | None, granted: Collection[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
     """The core's options in their declared types, and the problems of the `core` section.
+
+    A core `module:Class` is imported if its module is `granted`, and refused if not.
 
     With `config`, what depends on the core is checked too: the unroll or segment length must be a multiple of the
     core's period, and the machine's memory must hold what the learner needs at least.
     """
     name = section["name"]
-    if name not in memory_cores.names():
+    module = module_of(name)
+    if module is None and name not in memory_cores.names():
         hint = did_you_mean(name, memory_cores.names())
         return {}, [f"core.name: no memory core is called {name!r}; {hint}"]
+    if module is not None and not is_granted(module, granted):
+        return {}, [refusal("core.name", module)]
+    try:
+        memory_cores.core_class(name)
+    except ValueError as error:
+        return {}, [f"core.name: {error}"]
     given = {key: value for key, value in section.items() if key not in ("name", "d_model")}
     options, problems = _parse_options(name, given)
     d_model = section.get("d_model", CoreConfig.d_model)
@@ -46,8 +58,10 @@ def check_core(section: Mapping[str, Any], config: Experiment | None) -> tuple[d
         with torch.device("meta"), _limit_size():
             core = memory_cores.build(name, d_model=d_model, **options)
             state = core.initial_state(1)
+    except OptionsError as error:
+        return options, _core_problems(name, error.problems)
     except ValueError as error:
-        return options, _core_problems(name, str(error))
+        return options, [f"core: {error}"]
     except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         return options, [f"core: cannot be built with these options: {reason}"]
@@ -63,12 +77,13 @@ def machine_memory() -> int:
 
 
 def _parse_options(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    known = {key: value for key, value in memory_cores.options(name).items() if key != "d_model"}
+    known = memory_cores.options(name)
     options: dict[str, Any] = {}
     problems = []
     for key, value in given.items():
         if key not in known:
-            problems.append(f"core.{key}: {name} has no such option; {did_you_mean(key, [*known, 'd_model'])}")
+            hint = RENAMED_OPTIONS.get(key) or did_you_mean(key, [*known, "d_model"])
+            problems.append(f"core.{key}: {name} has no such option; {hint}")
             continue
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
             problems.append(f"core.{key}: expected at most {MAX_INTEGER} in size, {describe_value(value)}")
@@ -82,11 +97,11 @@ def _parse_options(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any],
     return options, problems
 
 
-def _core_problems(name: str, message: str) -> list[str]:
-    """The problems in the message of a core's constructor, each with the path of its option in front."""
+def _core_problems(name: str, found: Iterable[str]) -> list[str]:
+    """The problems that a core finds in its options, each with the path of its option in front."""
     known = {"d_model", *memory_cores.options(name)}
     problems = []
-    for problem in re.split(r"\n|; ", message.removeprefix(f"options of core {name!r}: ")):
+    for problem in found:
         word, _, rest = problem.partition(" ")
         problems.append(f"core.{word}: {rest}" if word in known else f"core: {problem}")
     return problems

@@ -7,7 +7,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,10 @@ class ConfigError(UserError, ValueError):
         super().__init__("\n".join(self.problems))
 
 
-def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(path: Path | str, overrides: Sequence[str] = (), granted: Collection[str] = ()) -> Experiment:
     """The experiment of a YAML file with dotted overrides (`agent.unroll_length=32`) applied.
 
+    `granted` are the modules, or their packages, that it may import beyond this program and its environment's.
     Raises ConfigError with all problems of the file, the overrides, the fields and the memory core.
     """
     data, problems, lines = read_experiment(path, overrides)
@@ -47,7 +48,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
 
     core = data.get("core")
     if isinstance(core, dict) and isinstance(core.get("name"), str):
-        options, wrong = check_core(core, config)
+        options, wrong = check_core(core, config, granted)
         problems += [_add_line(problem, lines) for problem in wrong]
         if config is not None:
             typed: Any = dataclasses.replace(config.core, options=options)

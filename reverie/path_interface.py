@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from audio.samples import AudioSamples
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
-    from reverie.train import SamplingPlan
     from training.trainer import Trainer
 
 Config = TypeVar("Config")
@@ -45,6 +45,15 @@ class Curve(NamedTuple):
     """Between 0 and 1, drawn in per cent."""
 
 
+class SamplingPlan(NamedTuple):
+    """The audio samples of a run, and when they are generated."""
+
+    interval: int
+    """Updates between two sets of clips."""
+    sample: Callable[[], AudioSamples]
+    """Generates a set; must change nothing that the rest of the run depends on."""
+
+
 class PathInterface(ABC, Generic[Config]):
     """One path of the program. Importing its module must not import torch; its methods import what they need."""
 
@@ -67,9 +76,9 @@ class PathInterface(ABC, Generic[Config]):
     def batch(self, config: Config) -> Batch:
         """The size of one backward pass."""
 
-    def imports(self, config: Config) -> dict[str, str]:
-        """The modules outside this program that the configuration imports, each with the field that names it."""
-        return {}
+    def imported_names(self, config: Config) -> list[tuple[str, str]]:
+        """The fields, beside the core's name, that may name code as `module:Name`, and what they say."""
+        return []
 
     @abstractmethod
     def make_trainer(self, config: Config, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:

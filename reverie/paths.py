@@ -18,7 +18,7 @@ Experiment = agents.config.ExperimentConfig | lm.config.ExperimentConfig | audio
 
 PATHS: tuple[PathInterface[Any], ...] = (AgentPath(), TextPath(), AudioPath())
 
-FLAGS = {"allow_import": "--import", "overrides": "key=value"}
+FLAGS = {"overrides": "key=value"}
 """Options that a user writes otherwise than as `--name`."""
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from lm.config import ExperimentConfig, TaskConfig, TaskExperimentConfig, TextExperimentConfig, TrainConfig
-from reverie.path_interface import Batch, Curve, PathInterface, Variants
+from reverie.path_interface import Batch, Curve, PathInterface, SamplingPlan, Variants
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
-    from reverie.train import SamplingPlan
     from training.trainer import Trainer
 
 TRAINING_LOSS = Curve("training loss (nats per token)", "tokens")

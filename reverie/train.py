@@ -7,40 +7,29 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 
 from reverie import checkpoint
 from reverie.checkpoint import CheckpointError
 from reverie.metrics import MetricWriter, Window
+from reverie.path_interface import SamplingPlan
 from reverie.paths import Experiment
 from reverie.progress import ProgressLine
 from reverie.run_folder import CHECKPOINTS
 from training.config import BaseTrainConfig
 from training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from audio.samples import AudioSamples
-
 HEADLINES = {"episode/return": "return", "loss/next_token": "loss"}
 """The metrics that the progress line shows, by the word it shows them with."""
 RATE = "throughput/steps_per_second"
 
 logger = logging.getLogger(__name__)
-
-
-class SamplingPlan(NamedTuple):
-    """The audio samples of a run, and when they are generated."""
-
-    interval: int
-    """Updates between two sets of clips."""
-    sample: Callable[[], AudioSamples]
-    """Generates a set; must change nothing that the rest of the run depends on."""
 
 
 def run(

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from reverie.arguments import make_parser
-from reverie.cli import find_config, main, shipped_configs
+from reverie.cli import main
 from reverie.experiment import load_experiment
+from reverie.shipped_configs import find_config, shipped_configs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -37,7 +38,7 @@ def run(folder: Path, *arguments: str) -> str:
     result = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stderr + result.stdout
     return result.stdout
 
 

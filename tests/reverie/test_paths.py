@@ -30,7 +30,7 @@ run: {name: run}
 TASK = """
 data: {task: copy, length: 4, symbols: 4, train_sequences: 20, validation_sequences: 4, test_sequences: 4}
 core: {name: lstm, d_model: 16}
-train: {total_steps: 256, batch_size: 4, segment_length: 8}
+train: {total_tokens: 256, batch_size: 4, segment_length: 8}
 run: {name: run}
 """
 
@@ -67,7 +67,6 @@ def test_every_declared_option_is_one_of_its_command() -> None:
     [
         (["train", "x.yaml", "--address", "auto"], 1, "where: --address: for agents only"),
         (["evaluate", "x", "--seed", "0"], 2, "where: --seed: for agents only"),
-        (["evaluate", "x", "--import", "m"], 1, "where: --import: for agents only"),
         (
             ["evaluate", "x", "a=1", "--split", "test", "--by-frequency"],
             0,

@@ -10,8 +10,8 @@ import pytest
 import agents.config
 import audio.config
 import lm.config
+from memory_cores.options import field_sentences
 from training.config import BaseTrainConfig, ScheduleConfig
-from training.field_docs import field_docs
 
 EXPERIMENTS = (
     agents.config.ExperimentConfig,
@@ -40,12 +40,12 @@ def test_the_sections_are_found() -> None:
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
 def test_every_field_has_its_sentence(cls: type) -> None:
-    docs = field_docs(cls)
+    docs = field_sentences(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         assert docs.get(field.name, "").endswith("."), f"{cls.__name__}.{field.name} has no sentence beneath it"
 
 
 def test_sentences_of_bases_are_those_of_a_subclass_too() -> None:
-    assert field_docs(lm.config.TrainConfig).items() > field_docs(BaseTrainConfig).items()
-    assert list(field_docs(ScheduleConfig)) == ["initial", "final", "shape"]
-    assert field_docs(lm.config.TaskExperimentConfig) == field_docs(lm.config.ExperimentConfig)
+    assert field_sentences(lm.config.TrainConfig).items() > field_sentences(BaseTrainConfig).items()
+    assert list(field_sentences(ScheduleConfig)) == ["initial", "final", "shape"]
+    assert field_sentences(lm.config.TaskExperimentConfig) == field_sentences(lm.config.ExperimentConfig)
