@@ -24,7 +24,7 @@ import platform
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from training.errors import UserError
+from reverie.fingerprint import Fingerprint, as_json, differences
+from training.errors import InputError, UserError
 
 FORMAT = 1
 WEIGHTS, STATE, MANIFEST, SEAL = "weights.safetensors", "state.pt", "manifest.json", "manifest.sha256"
@@ -41,6 +42,8 @@ _MANIFEST_KEYS = {"format", "step", "fingerprint", "num_threads", "versions", "f
 _MAX_MANIFEST = 16 * 2**20
 _SPARE_BYTES = 2**20
 _NAME = re.compile(r"(\d{12})(?:-(\d{1,6}))?")
+_UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, InputError)
+"""What code raises on data that are not what it expects."""
 _TEMPORARY = re.compile(r"\.tmp-.*-(\d+)")
 
 logger = logging.getLogger(__name__)
@@ -56,6 +59,11 @@ class IncompatibleError(CheckpointError):
     """An intact checkpoint of another experiment or of another format version."""
 
     exit_code = 2
+
+    def __init__(self, message: str, differences: Sequence[str] = ()) -> None:
+        """`differences` are those of the fingerprints, each led by its dotted path."""
+        super().__init__(message)
+        self.differences = differences
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ def save(
     step: int,
     weights: Mapping[str, Tensor],
     state: Mapping[str, Any],
-    fingerprint: Mapping[str, Any],
+    fingerprint: Fingerprint,
     keep: int,
 ) -> Path:
     """Write the checkpoint of `step` under `root`, then delete all but the newest `keep` intact ones.
@@ -95,7 +103,7 @@ def save(
     try:
         contents = {WEIGHTS: _weights_bytes(weights), STATE: _state_bytes(state)}
         contents |= _manifest(step, fingerprint, contents)
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(exist_ok=True)  # not its parent: a run folder that is gone stays gone
         remove_stale(root)
         _check_space(root, sum(map(len, contents.values())))
         folder = _publish(root, step, contents)
@@ -107,19 +115,22 @@ def save(
     return folder
 
 
-def load(path: Path, fingerprint: Mapping[str, Any] | None = None) -> Checkpoint:
+def load(path: Path, fingerprint: Fingerprint | None = None) -> Checkpoint:
     """Read one checkpoint, whose fingerprint must equal the given one (None accepts any).
 
     Raises CheckpointError if it is damaged, IncompatibleError if it is of another experiment.
     """
     manifest = _read_manifest(path)
     if fingerprint is not None:
-        differences = list(_differences(manifest["fingerprint"], _as_json(fingerprint)))
-        if differences:
-            raise IncompatibleError(f"{path}: was written by another experiment:\n  " + "\n  ".join(differences))
+        found = differences(manifest["fingerprint"], fingerprint)
+        if found:
+            raise IncompatibleError(f"{path}: was written by another experiment:\n  " + "\n  ".join(found), found)
     contents = {name: _read_and_verify(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
     with _convert_errors(path / WEIGHTS):
         weights = safetensors.torch.load(contents[WEIGHTS])
+        broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and tensor.isnan().any()]
+        if broken:
+            raise ValueError(f"{', '.join(broken[:3])}: holds NaN")
     with _convert_errors(path / STATE):
         state = torch.load(io.BytesIO(contents[STATE]), map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
@@ -128,18 +139,23 @@ def load(path: Path, fingerprint: Mapping[str, Any] | None = None) -> Checkpoint
 
 
 def newest(
-    root: Path, fingerprint: Mapping[str, Any] | None = None
+    root: Path, fingerprint: Fingerprint | None = None, adopt: Callable[[Checkpoint], object] | None = None
 ) -> tuple[Checkpoint | None, list[SkippedCheckpoint]]:
     """The newest intact checkpoint under `root`, and the newer ones that are damaged.
 
     Newest means the highest step, whatever the time of the file. Returns (None, []) where there is no checkpoint.
+    `adopt` uses its content; where that raises the errors of data that are not as expected, it is damaged too.
     Raises CheckpointError if there are some and all are damaged, IncompatibleError if the newest intact one is
     another experiment's.
     """
     skipped: list[SkippedCheckpoint] = []
     for folder in reversed(folders(root)):
         try:
-            return load(folder, fingerprint), skipped
+            found = load(folder, fingerprint)
+            if adopt is not None:
+                with _convert_errors(folder, _UNEXPECTED):
+                    adopt(found)
+            return found, skipped
         except IncompatibleError:
             raise
         except CheckpointError as error:
@@ -148,6 +164,14 @@ def newest(
         reasons = "\n  ".join(entry.reason for entry in skipped)
         raise CheckpointError(f"{root}: no checkpoint verifies:\n  {reasons}")
     return None, []
+
+
+def newest_fingerprint(root: Path) -> dict[str, Any] | None:
+    """The fingerprint of the newest checkpoint under `root` whose manifest is whole; None without one."""
+    for folder in reversed(folders(root)):
+        with contextlib.suppress(CheckpointError):
+            return dict(_read_manifest(folder)["fingerprint"])
+    return None
 
 
 def folders(root: Path) -> list[Path]:
@@ -187,11 +211,11 @@ def _state_bytes(state: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _manifest(step: int, fingerprint: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, bytes]:
+def _manifest(step: int, fingerprint: Fingerprint, contents: Mapping[str, bytes]) -> dict[str, bytes]:
     body = {
         "format": FORMAT,
         "step": step,
-        "fingerprint": _as_json(fingerprint),
+        "fingerprint": as_json(fingerprint),
         "num_threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "ray": _version("ray")},
         "files": {name: {"size": len(raw), "sha256": _sha256(raw)} for name, raw in contents.items()},
@@ -268,9 +292,29 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         version = manifest["format"]
     if version != FORMAT:
         raise IncompatibleError(f"{path}: has format version {version}; this program reads version {FORMAT}")
-    if set(manifest) != _MANIFEST_KEYS or set(manifest["files"]) != {WEIGHTS, STATE}:
+    if not _is_manifest(manifest):
         raise CheckpointError(f"{path / MANIFEST}: does not have the fields of format version {FORMAT}")
+    named = _NAME.fullmatch(path.name)
+    if named and int(named[1]) != manifest["step"]:
+        raise CheckpointError(f"{path}: is the checkpoint of step {manifest['step']} under another name")
     return dict(manifest)
+
+
+def _is_manifest(data: Any) -> bool:
+    """Whether JSON data has the fields of a manifest, of their types."""
+    return (
+        isinstance(data, dict)
+        and set(data) == _MANIFEST_KEYS
+        and type(data["step"]) is int
+        and type(data["num_threads"]) is int
+        and isinstance(data["fingerprint"], dict)
+        and isinstance(data["files"], dict)
+        and set(data["files"]) == {WEIGHTS, STATE}
+        and all(
+            isinstance(entry, dict) and type(entry.get("size")) is int and isinstance(entry.get("sha256"), str)
+            for entry in data["files"].values()
+        )
+    )
 
 
 def _read_and_verify(path: Path, expected: Mapping[str, Any]) -> bytes:
@@ -298,30 +342,12 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _convert_errors(path: Path) -> Iterator[None]:
+def _convert_errors(path: Path, kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Turn errors into CheckpointError: all of them, as torch.load and safetensors fail with a dozen kinds, or some."""
     try:
         yield
-    except Exception as error:  # torch.load and safetensors fail with a dozen kinds
+    except kinds as error:
         raise CheckpointError(f"{path}: cannot be read: {_reason(error)}") from error
-
-
-def _differences(saved: Any, wanted: Any, path: str = "") -> Iterator[str]:
-    if isinstance(saved, dict) and isinstance(wanted, dict):
-        for key in sorted({*saved, *wanted}):
-            here = f"{path}.{key}" if path else key
-            if key not in saved or key not in wanted:
-                side = "this experiment" if key not in saved else "the checkpoint"
-                yield f"{here}: only in {side}"
-            else:
-                yield from _differences(saved[key], wanted[key], here)
-    elif saved != wanted or type(saved) is not type(wanted):
-        yield f"{path}: the checkpoint has {_short(saved)}, this experiment {_short(wanted)}"
-
-
-def _short(value: Any) -> str:
-    """A value for an error message, cut because a vocabulary may be megabytes long."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:190]}... ({len(text)} characters)"
 
 
 def _check_space(root: Path, size: int) -> None:
@@ -355,10 +381,6 @@ def _is_alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-def _as_json(data: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(dict(data), allow_nan=False))
 
 
 def _sha256(raw: bytes) -> str:

@@ -3,65 +3,97 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reverie import checkpoint, yaml_loader
 from reverie.checkpoint import Checkpoint
 from reverie.experiment import RUN_NAME, dump
+from reverie.metrics_file import read_rows
 from reverie.paths import Experiment
-from training.errors import UserError
+from reverie.run_lock import RunFolderError, RunLock, hold_lock
+from training.errors import TrainingError
 
-CONFIG, METRICS, EVENTS, CHECKPOINTS, SAMPLES, LOCK = (
+CONFIG, METRICS, EVENTS, CHECKPOINTS, SAMPLES = (
     "config.yaml",
     "metrics.jsonl",
     "tensorboard",
     "checkpoints",
     "samples",
-    "lock",
 )
 _CONTENTS = (CONFIG, METRICS, EVENTS, CHECKPOINTS, SAMPLES)
 
 logger = logging.getLogger(__name__)
 
 
-class RunFolderError(UserError):
-    """A run folder that cannot be used; the message names it and says why."""
+class LostRunError(TrainingError):
+    """A run folder that is no longer where it was, or no longer this process's."""
+
+
+@dataclass
+class RunFolder:
+    """A run folder that this process has locked; nothing in it changes before `begin`."""
+
+    path: Path
+    lock: RunLock
+    resume: bool = False
+    """Whether the run in it is to be continued."""
+    overwrite: bool = False
+    """Whether the run in it is to be deleted."""
+
+    def begin(self, config: Experiment) -> None:
+        """Write the configuration, after the run before is deleted where that was asked for.
+
+        Called once everything that can be refused has been checked. Raises RunFolderError.
+        """
+        self.lock.used = True
+        try:
+            if self.overwrite:
+                _remove_run(self.path)
+            if self.resume:
+                _warn_of_changes(self.path, config)
+            _write_config(self.path, config)
+        except OSError as error:
+            raise RunFolderError(f"{self.path}: {error.strerror or error}") from error
+
+    def require_held(self) -> None:
+        """Raise LostRunError if the folder was deleted, moved or replaced since it was locked."""
+        if not self.lock.is_held():
+            raise LostRunError(
+                f"{self.path}: was deleted or moved while the run trained; nothing is written there any more. "
+                "Where it was moved, --resume continues it from its last checkpoint"
+            )
 
 
 @contextlib.contextmanager
-def open_run(config: Experiment, *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
-    """The locked folder `run.root/run.name` with the resolved config.yaml in it.
+def open_run(config: Experiment, *, resume: bool = False, overwrite: bool = False) -> Iterator[RunFolder]:
+    """The locked folder `run.root/run.name`, made where it is missing, and left as it was found unless the run begins.
 
     Raises RunFolderError if another process runs in it, if it holds a run and neither `resume` nor
     `overwrite` is true, if there is nothing to resume, or if it is outside its root.
     """
-    folder = _place(Path(config.run.root), config.run.name)
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_lock(folder))
-            found = [name for name in _CONTENTS if os.path.lexists(folder / name)]
-            # A run that failed before its first update leaves its configuration alone.
-            if found not in ([], [CONFIG]) and not (resume or overwrite):
-                raise RunFolderError(f"{folder}: already holds a run; --resume continues it, --overwrite replaces it")
-            if resume and not found:
-                raise RunFolderError(f"{folder}: holds no run to resume")
-            _refuse_links(folder)
-            if overwrite:
-                _remove_run(folder)
-            if resume:
-                _warn_of_changes(folder, config)
-            _write_config(folder, config)
-        except OSError as error:
-            raise RunFolderError(f"{folder}: {error.strerror or error}") from error
-        yield folder
+    path = _place(Path(config.run.root), config.run.name)
+    missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+    folder: RunFolder | None = None
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                folder = RunFolder(path, stack.enter_context(hold_lock(path)), resume, overwrite)
+                _check_contents(path, resume, overwrite)
+            except OSError as error:
+                raise RunFolderError(f"{path}: {error.strerror or error}") from error
+            yield folder
+    finally:
+        if folder is None or not folder.lock.used:
+            with contextlib.suppress(OSError):
+                for made in missing:
+                    made.rmdir()
 
 
 def newest_checkpoint(run: Path) -> Checkpoint:
@@ -86,32 +118,24 @@ def _place(root: Path, name: str) -> Path:
     return folder
 
 
-def _refuse_links(folder: Path) -> None:
+def _check_contents(path: Path, resume: bool, overwrite: bool) -> None:
+    """Raise RunFolderError if what the folder holds is not what was asked for."""
+    found = [name for name in _CONTENTS if os.path.lexists(path / name)]
+    # A run that failed before its first update leaves its configuration alone.
+    if found not in ([], [CONFIG]) and not (resume or overwrite):
+        raise RunFolderError(f"{path}: already holds a run; --resume continues it, --overwrite replaces it")
+    if resume and not found:
+        raise RunFolderError(f"{path}: holds no run to resume")
     for name in _CONTENTS:
-        if (folder / name).is_symlink():
-            raise RunFolderError(f"{folder / name}: is a link; a run keeps its files in its own folder")
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel releases it when the process ends, however it ends."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunFolderError(f"{folder}: is in use by {holder or 'another process'}") from error
-        if holder:
-            logger.warning("%s: took over the lock of %s, which did not end cleanly", folder, holder)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
-        try:
-            yield
-        finally:
-            os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
+        if (path / name).is_symlink():
+            raise RunFolderError(f"{path / name}: is a link; a run keeps its files in its own folder")
+    if resume and not checkpoint.folders(path / CHECKPOINTS) and METRICS in found:
+        rows = read_rows(path / METRICS)
+        if rows:
+            raise RunFolderError(
+                f"{path}: has metrics up to step {rows[-1]['step']:,} and no checkpoint to continue from; "
+                "--overwrite starts the run anew"
+            )
 
 
 def _remove_run(folder: Path) -> None:
@@ -125,7 +149,8 @@ def _remove_run(folder: Path) -> None:
 
 def _write_config(folder: Path, config: Experiment) -> None:
     temporary = folder / f".{CONFIG}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x", encoding="utf-8") as file:  # "x" follows no link
         file.write(dump(config))
         file.flush()
         os.fsync(file.fileno())
