@@ -76,6 +76,16 @@ class ActsOnEntries(Protocol):
         """Actions (B, ...) and their log-probabilities (B,)."""
 
 
+def first_row(config: ExperimentConfig, index: int, incarnation: int, past_rows: int) -> int:
+    """The number, over the whole run, of an actor's first environment; it decides the seeds of the episodes.
+
+    Each incarnation has numbers of its own, above the `past_rows` that were given out before the number of actors or
+    of their environments was changed.
+    """
+    agent = config.agent
+    return past_rows + (incarnation * max(agent.num_actors, 1) + index) * agent.envs_per_actor
+
+
 def acting_seed(config: ExperimentConfig, index: int, incarnation: int) -> int:
     """The seed of an actor's actions."""
     return int(np.random.SeedSequence([config.train.seed, index, incarnation]).generate_state(1)[0])
@@ -85,9 +95,17 @@ class Actor:
     """A vector of environments and a copy of the policy; a process on Ray, or called directly (`num_actors: 0`)."""
 
     def __init__(
-        self, config: ExperimentConfig, index: int, incarnation: int = 0, acting: ActsOnEntries | None = None
+        self,
+        config: ExperimentConfig,
+        index: int,
+        incarnation: int = 0,
+        past_rows: int = 0,
+        acting: ActsOnEntries | None = None,
     ) -> None:
-        """`index` and `incarnation` make the actor's seeds its own: a restarted actor plays new episodes."""
+        """`index` and `incarnation` make the actor's seeds its own: a restarted actor plays new episodes.
+
+        `past_rows` is as in `first_row`.
+        """
         self.index = index
         self.incarnation = incarnation
         self.unroll_length = config.agent.unroll_length
@@ -96,7 +114,7 @@ class Actor:
             lambda: envs.make(config.env.id, config.env.kwargs),
             rows,
             seed=config.train.seed,
-            first_row=(incarnation * max(config.agent.num_actors, 1) + index) * rows,
+            first_row=first_row(config, index, incarnation, past_rows),
             max_faults=config.agent.max_env_faults,
         )
         if acting is None:

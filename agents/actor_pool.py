@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 
 from agents.actor import Weights
+from agents.actor_seeds import ActorSeeds
 from agents.cluster import is_joined, start_ray
 from agents.config import ExperimentConfig
 from agents.inference import InferenceServer
@@ -23,6 +24,7 @@ from agents.remote_actor import RemoteActor, env_spaces
 from agents.unroll import Unroll
 from envs import EnvError
 from training.errors import TrainingError
+from training.restoring import count_in
 
 MAX_BACKOFF = 60.0
 """Seconds at most before an actor is started again."""
@@ -84,6 +86,7 @@ class ActorPool:
         spread = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
         self.remote_actor = self.ray.remote(**spread)(RemoteActor)
         self.slots = [Slot(index) for index in range(config.agent.num_actors)]
+        self.seeds = ActorSeeds(config)
         self.requests: dict[Any, Request] = {}
         self.weights: Weights = {}
         self.weights_ref: Any = None
@@ -168,7 +171,8 @@ class ActorPool:
             return unroll
 
     def _start(self, slot: Slot) -> None:
-        slot.handle = self.remote_actor.remote(self.config, slot.index, slot.incarnation, self.server)
+        arguments = slot.index, slot.incarnation, self.seeds.past_rows
+        slot.handle = self.remote_actor.remote(self.config, *arguments, self.server)
         slot.has_delivered = False
         self._fill(slot)
 
@@ -267,16 +271,19 @@ class ActorPool:
 
     def state(self) -> dict[str, Any]:
         """Asynchronous actors never repeat exactly; a resumed run must only not replay the episodes already played."""
-        return {"incarnations": [slot.incarnation for slot in self.slots], "counts": dict(self.counts)}
+        return {
+            "seeds": self.seeds.state([slot.incarnation for slot in self.slots]),
+            "counts": dict(self.counts),
+        }
 
     def load(self, state: dict[str, Any]) -> list[str]:
-        """Continue from `state()` with incarnations that are all later."""
-        last = state["incarnations"]
-        same = len(last) == len(self.slots)
-        for slot in self.slots:
-            slot.incarnation = (last[slot.index] if same else max(last)) + 1
+        """Continue from the state of any source, with incarnations that are all later."""
+        for slot, last in zip(self.slots, self.seeds.load(state["seeds"]), strict=True):
+            slot.incarnation = last + 1
         # Actors that were given up are tried again.
-        self.counts |= {name: count for name, count in state["counts"].items() if name != "actors/given_up"}
+        self.counts = {name: count_in(state["counts"], name) for name in COUNTS} | {"actors/given_up": 0}
+        if "envs" in state:
+            return ["agent.num_actors was 0 before: the actors begin new episodes, with an empty memory"]
         return []
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ class ActorSource(Protocol):
         """Counts since the run began, by TensorBoard tag."""
 
     def state(self) -> dict[str, Any]:
-        """The state that a resume needs."""
+        """The state that a resume needs, from which any other source continues too."""
 
     def load(self, state: dict[str, Any]) -> list[str]:
         """Continue from `state()`; returns warnings."""

@@ -14,6 +14,7 @@ from agents.unroll import Batch
 from agents.vtrace import vtrace
 from training.guard import UpdateGuard
 from training.process_group import SumInPlace
+from training.restoring import count_in, load_optimizer
 from training.schedules import scheduled
 
 
@@ -169,6 +170,6 @@ class Learner:
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from `state()`."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.update_count = state["update_count"]
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.update_count = count_in(state, "update_count")
         self.guard.load(state)

@@ -17,12 +17,14 @@ from agents.unroll import Unroll
 class RemoteActor:
     """An actor in a process of its own."""
 
-    def __init__(self, config: ExperimentConfig, index: int, incarnation: int, server: Any = None) -> None:
+    def __init__(
+        self, config: ExperimentConfig, index: int, incarnation: int, past_rows: int, server: Any = None
+    ) -> None:
         """`server` is an `InferenceServer` on Ray, or None for an actor with a policy of its own.
 
         Nothing here can fail: Ray tells of an error in a constructor by its text alone.
         """
-        self.config, self.index, self.incarnation = config, index, incarnation
+        self.config, self.index, self.incarnation, self.past_rows = config, index, incarnation, past_rows
         self.acting = None if server is None else RemoteActing(server, index, incarnation)
         self.actor: Actor | None = None
         drop_output()
@@ -30,7 +32,7 @@ class RemoteActor:
     def unroll(self, weights: Weights, version: int) -> Unroll:
         """As `Actor.unroll`."""
         if self.actor is None:
-            self.actor = Actor(self.config, self.index, self.incarnation, self.acting)
+            self.actor = Actor(self.config, self.index, self.incarnation, self.past_rows, self.acting)
         return self.actor.unroll(weights, version)
 
 

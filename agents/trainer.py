@@ -18,9 +18,23 @@ from agents.learner import Learner
 from agents.learners import Learners
 from agents.unroll import Unroll, unroll_bytes
 from envs import EpisodeStats, Fault
+from training.restoring import count_in
 from training.weights import weights_of
 
 logger = logging.getLogger(__name__)
+
+def identity(config: ExperimentConfig) -> dict[str, Any]:
+    """What the configuration alone says of an agent's weights: a checkpoint's fingerprint has it too."""
+    core, agent = config.core, config.agent
+    return {
+        "path": "rl",
+        "env": {"id": config.env.id, "kwargs": config.env.kwargs},
+        "core": {"name": core.name, "d_model": core.d_model, **core.options},
+        "encoder": agent.encoder,
+        "encoder_width": agent.encoder_width,
+        "normalize_observations": agent.normalize_observations,
+    }
+
 
 EPISODE_WINDOW = 100
 """Training curves average over this many of the latest episodes."""
@@ -62,6 +76,11 @@ class ImpalaTrainer:
     def update_count(self) -> int:
         """Learner updates so far."""
         return self.learner.update_count
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """Updates skipped since the last one that was applied."""
+        return self.learner.guard.skipped_in_a_row
 
     def update(self) -> dict[str, float]:
         """One learner update on the next batch of unrolls; returns metrics by TensorBoard tag, counts as int."""
@@ -129,16 +148,12 @@ class ImpalaTrainer:
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be loaded here."""
-        core = self.config.core
         return {
-            "path": "rl",
-            "env": {"id": self.config.env.id},
-            "core": {"name": core.name, "d_model": core.d_model, **core.options},
-            "encoder": self.config.agent.encoder,
-            "encoder_width": self.config.agent.encoder_width,
-            "normalize_observations": self.config.agent.normalize_observations,
+            **identity(self.config),
             "observation_space": str(self.observation_space),
             "action_space": str(self.action_space),
+            "optimizer": self.config.agent.optimizer,
+            "train": {"seed": self.config.train.seed},
         }
 
     def state(self) -> dict[str, Any]:
@@ -158,14 +173,15 @@ class ImpalaTrainer:
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> list[str]:
         """Continue from `weights()` and `state()`; returns warnings about what could not be restored exactly."""
         self.learners.load(weights, state["learner"])
-        self.step_count = state["step_count"]
-        self.dropped_unrolls = state["dropped_unrolls"]
-        self.episode_count = state["episode_count"]
-        self.env_faults = state["env_faults"]
+        self.step_count = count_in(state, "step_count")
+        self.dropped_unrolls = count_in(state, "dropped_unrolls")
+        self.episode_count = count_in(state, "episode_count")
+        self.env_faults = count_in(state, "env_faults")
         self.episodes = deque((EpisodeStats(**e) for e in state["episodes"]), maxlen=EPISODE_WINDOW)
-        torch.set_rng_state(state["torch_generator"])
         self.published = -1
-        return self.actors.load(state["actors"])
+        warnings = self.actors.load(state["actors"])
+        torch.set_rng_state(state["torch_generator"])  # last: new actors draw first weights
+        return warnings
 
     def close(self) -> None:
         """Stop the actors and the other learners."""

@@ -26,19 +26,17 @@ def make_trainer(config: ExperimentConfig, corpus: AudioCorpus | None = None) ->
         make_model(corpus.quantiser, config.core, config.model),
         corpus.splits["train"],
         make_validate(config, corpus),
-        identity(config, corpus),
+        identity(config) | {"quantiser": corpus.description(), "data": {"sha256": corpus.sha256}},
     )
 
 
-def identity(config: ExperimentConfig, corpus: AudioCorpus) -> dict[str, Any]:
-    """What a checkpoint must agree with to be loaded into this experiment."""
-    mixtures = {"mixtures": config.model.mixtures} if corpus.quantiser.name == "logistic_16" else {}
+def identity(config: ExperimentConfig) -> dict[str, Any]:
+    """What the configuration alone says of a model's weights: a checkpoint's fingerprint has it too."""
+    mixtures = {"mixtures": config.model.mixtures} if config.data.quantiser == "logistic_16" else {}
     return {
         "path": "audio",
         "core": {"name": config.core.name, "d_model": config.core.d_model, **config.core.options},
         "model": mixtures or {"tie_embeddings": config.model.tie_embeddings},
-        "quantiser": corpus.description(),
-        "data": {"sha256": corpus.sha256},
     }
 
 

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from lm.answers import task_metrics
-from lm.config import ExperimentConfig, TaskConfig, TrainConfig
-from lm.corpus import Split, prepare
+from lm.config import DataConfig, ExperimentConfig, TaskConfig, TrainConfig
+from lm.corpus import Corpus, Split, prepare
 from lm.evaluation import validation_metrics
 from lm.lanes import Lanes, Segment
 from lm.model import IGNORED, LanguageModel
 from lm.tasks import symbols_of, task_corpus
 from lm.text_model import make_model
+from lm.vocabularies import vocabulary_from
 from training.averaging import copy_parameters, update_average, use_average
 from training.guard import UpdateGuard
+from training.restoring import count_in, load_optimizer, require_shapes
 from training.schedules import scheduled, segments_per_update
 from training.weights import load_weights, weights_of
 
@@ -27,9 +29,12 @@ Validate = Callable[[LanguageModel], dict[str, float]]
 """Scores a model on held-out data; metrics by TensorBoard tag."""
 
 
-def make_trainer(config: ExperimentConfig) -> NextTokenTrainer:
-    """The trainer of an experiment; raises InputError for a corpus that cannot be read or is too short."""
-    train, data, adaptive = config.train, config.data, config.model.adaptive
+def make_trainer(config: ExperimentConfig, trained: Mapping[str, Any] | None = None) -> NextTokenTrainer:
+    """The trainer of an experiment, in the vocabulary of the fingerprint `trained` of a checkpoint where there is one.
+
+    Raises InputError for a corpus that cannot be read, is too short, or has characters that the vocabulary lacks.
+    """
+    train, data = config.train, config.data
     torch.set_num_threads(train.num_threads)
     torch.manual_seed(train.seed)
     validate: Validate
@@ -41,17 +46,35 @@ def make_trainer(config: ExperimentConfig) -> NextTokenTrainer:
             task_metrics, data=data, split=held_out, batch_size=train.batch_size, limit=train.evaluation_tokens
         )
     else:
-        corpus = prepare(data)
+        corpus = prepare(data) if trained is None else _prepare_as_trained(data, trained["vocabulary"])
         model = make_model(corpus.vocabulary.size, config.core, config.model)
         validate = functools.partial(validation_metrics, corpus=corpus, train=train)
-    identity = {
+    known = identity(config) | {"vocabulary": corpus.vocabulary.description(), "data": {"sha256": corpus.sha256}}
+    return NextTokenTrainer(train, model, corpus.splits["train"], validate, known)
+
+
+def identity(config: ExperimentConfig) -> dict[str, Any]:
+    """What the configuration alone says of a model's weights: a checkpoint's fingerprint has it too."""
+    data, adaptive = config.data, config.model.adaptive
+    described = (
+        {"task": dataclasses.asdict(data)}
+        if isinstance(data, TaskConfig)
+        else {"tokens": {"kind": data.tokens, "vocabulary_size": data.vocabulary_size, "min_count": data.min_count}}
+    )
+    return {
         "path": "lm",
         "core": {"name": config.core.name, "d_model": config.core.d_model, **config.core.options},
         "model": {"tie_embeddings": config.model.tie_embeddings, "adaptive": adaptive and dataclasses.asdict(adaptive)},
-        "vocabulary": corpus.vocabulary.description(),
-        "data": {"sha256": corpus.sha256},
+        **described,
     }
-    return NextTokenTrainer(train, model, corpus.splits["train"], validate, identity)
+
+
+def _prepare_as_trained(data: DataConfig, description: Mapping[str, Any]) -> Corpus:
+    """The corpus of a text in the vocabulary of a description, where that is of the same kind."""
+    corpus = prepare(data)
+    if corpus.vocabulary.description() == description or description["tokens"] != data.tokens:
+        return corpus
+    return prepare(data, vocabulary_from(description))
 
 
 class NextTokenTrainer:
@@ -147,13 +170,18 @@ class NextTokenTrainer:
         metrics |= {f"core/{name}": value / num_segments for name, value in output.metrics.items()}
         return {tag: value.detach() for tag, value in metrics.items()}
 
+    @property
+    def skipped_in_a_row(self) -> int:
+        """Updates skipped since the last one that was applied."""
+        return self.guard.skipped_in_a_row
+
     def weights(self) -> dict[str, Tensor]:
         """The model's parameters and buffers."""
         return weights_of(self.model)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be loaded here."""
-        return {**self.identity, "train": {"batch_size": self.config.batch_size}}
+        return {**self.identity, "train": {"batch_size": self.config.batch_size, "seed": self.config.seed}}
 
     def state(self) -> dict[str, Any]:
         """Everything besides the weights that the rest of the run depends on: plain data and tensors."""
@@ -173,11 +201,12 @@ class NextTokenTrainer:
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> list[str]:
         """Continue from `weights()` and `state()`; returns warnings about what could not be restored exactly."""
         load_weights(self.model, weights)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         device = self.model.device
+        require_shapes(state["core_state"], self.core_state, "the memory")
         self.core_state = {name: tensor.to(device) for name, tensor in state["core_state"].items()}
-        self.lanes.position = state["position"]
-        self.step_count, self.update_count = state["step_count"], state["update_count"]
+        self.lanes.position = count_in(state, "position")
+        self.step_count, self.update_count = (count_in(state, name) for name in ("step_count", "update_count"))
         self.guard.load(state)
         torch.set_rng_state(state["torch_generator"])
         warnings = []
@@ -191,6 +220,7 @@ class NextTokenTrainer:
         elif state["average"] is not None and self.average is None:
             warnings.append("train.ema_decay is now null: the moving average of the weights is dropped")
         elif state["average"] is not None:
+            require_shapes(state["average"], copy_parameters(self.model), "the average of the weights")
             self.average = {name: tensor.to(device) for name, tensor in state["average"].items()}
         return warnings
 

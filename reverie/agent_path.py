@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from agents.config import ExperimentConfig
 from reverie.path_interface import Batch, Curve, PathInterface, SamplingPlan, Variants
@@ -27,7 +27,7 @@ class AgentPath(PathInterface[ExperimentConfig]):
     schemas = (ExperimentConfig,)
     fingerprint = "rl"
     options: ClassVar = {
-        "train": frozenset({"address"}),
+        "train": frozenset({"address", "changed_env"}),
         "evaluate": frozenset({"episodes", "seed", "greedy", "video"}),
     }
     curves: ClassVar = {
@@ -47,7 +47,14 @@ class AgentPath(PathInterface[ExperimentConfig]):
         wrappers = [("env.kwargs.wrappers", name) for name in config.env.wrapper_names()]
         return [(ENV_ID, config.env.id), ("agent.encoder", config.agent.encoder), *wrappers]
 
-    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:
+    def identity(self, config: ExperimentConfig) -> Mapping[str, Any]:
+        from agents.trainer import identity
+
+        return identity(config)
+
+    def make_trainer(
+        self, config: ExperimentConfig, address: str | None = None, trained: Mapping[str, Any] | None = None
+    ) -> tuple[Trainer, SamplingPlan | None]:
         from agents.trainer import ImpalaTrainer
 
         if address is not None and not config.agent.num_actors:

@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser("train", help="train the experiment of a configuration", allow_abbrev=False)
-    command.add_argument("config", metavar="CONFIG", help="a YAML file, or a name from `reverie list configs`")
+    command.add_argument("config", metavar="CONFIG", help="a YAML file, a name from `reverie list configs`, or a run folder to --resume")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=64")
     command.add_argument(
         "--address", metavar="HOST:PORT|auto", help="place actors on this Ray cluster (default: this machine alone)"
@@ -40,6 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     mode.add_argument("--overwrite", action="store_true", help="delete the run in the run folder first")
     help_text = "with --resume: continue although the data differs from the checkpoint's"
     command.add_argument("--changed-data", action="store_true", help=help_text)
+    help_text = "with --resume: continue although the environment or its arguments differ from the checkpoint's"
+    command.add_argument("--changed-env", action="store_true", help=help_text)
 
     command = commands.add_parser("evaluate", help="evaluate a trained agent or model", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from audio.config import ExperimentConfig
 from reverie.path_interface import Batch, Curve, PathInterface, SamplingPlan, Variants
@@ -26,6 +26,7 @@ class AudioPath(PathInterface[ExperimentConfig]):
     schemas = (ExperimentConfig,)
     fingerprint = "audio"
     options: ClassVar = {
+        "train": frozenset({"changed_data"}),
         "evaluate": frozenset({"overrides", "split"}),
         "generate": frozenset({"seconds", "streams", "output"}),
     }
@@ -40,12 +41,23 @@ class AudioPath(PathInterface[ExperimentConfig]):
     def batch(self, config: ExperimentConfig) -> Batch:
         return segment_batch(config.train)
 
-    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:
+    def identity(self, config: ExperimentConfig) -> Mapping[str, Any]:
+        from audio.trainer import identity
+
+        return identity(config)
+
+    def make_trainer(
+        self, config: ExperimentConfig, address: str | None = None, trained: Mapping[str, Any] | None = None
+    ) -> tuple[Trainer, SamplingPlan | None]:
         from audio.corpus import prepare
+        from audio.evaluation import corpus_as_trained
         from audio.samples import AudioSampler
         from audio.trainer import make_trainer
 
-        corpus = prepare(config.data)
+        if trained is not None and config.data.gain == "peak":
+            corpus = corpus_as_trained(config, trained["quantiser"])
+        else:
+            corpus = prepare(config.data)
         trainer = make_trainer(config, corpus)
         samples = config.train.audio_samples
         if samples is None:

@@ -347,6 +347,8 @@ def _convert_errors(path: Path, kinds: tuple[type[Exception], ...] = (Exception,
     try:
         yield
     except kinds as error:
+        if isinstance(error, UserError) and not isinstance(error, InputError):
+            raise
         raise CheckpointError(f"{path}: cannot be read: {_reason(error)}") from error
 
 

@@ -35,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.overrides += rest
     try:
         check_packages()
-        if arguments.command == "train" or getattr(arguments, "granted", None):
+        trains_a_config = arguments.command == "train" and not Path(arguments.config).is_dir()
+        if trains_a_config or getattr(arguments, "granted", None):
             # The user's own modules may lie where they stand. Last, so that no file there stands in for a library's;
-            # and not for other commands, since a run folder may come from anywhere.
+            # and not for a run folder, which may come from anywhere.
             sys.path.append(str(Path.cwd()))
         return COMMANDS[arguments.command](arguments)
     except UserError as error:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,29 +29,51 @@ def train(arguments: argparse.Namespace) -> int:
     from reverie.experiment import load_experiment
     from reverie.paths import path_of, refuse_options
 
-    resume, changed_data = arguments.resume, arguments.changed_data
-    if changed_data and not resume:
-        raise UserError("--changed-data: is for --resume alone")
-    config = load_experiment(find_config(arguments.config), arguments.overrides, arguments.granted)
+    flags = {"--changed-data": arguments.changed_data, "--changed-env": arguments.changed_env}
+    accepted = [flag for flag, is_given in flags.items() if is_given]
+    if accepted and not arguments.resume:
+        raise UserError(f"{', '.join(accepted)}: is for --resume alone")
+    file, overrides, is_run = find_config(arguments.config), arguments.overrides, Path(arguments.config).is_dir()
+    if is_run:
+        if not arguments.resume:
+            raise UserError(f"{arguments.config}: is a folder; --resume continues the run in it")
+        file, overrides = _configuration_in(Path(arguments.config), overrides)
+    config = load_experiment(file, overrides, arguments.granted)
     path = path_of(config)
     refuse_options(path, arguments, arguments.config)
-    # To train in an environment is to name it; what else a configuration brings along is asked for.
-    named = [(field, name) for field, name in path.imported_names(config) if field != ENV_ID]
+    # To train in an environment is to name it, unless a folder names it; what else a configuration brings is asked for.
+    names_env = not is_run or any(word.startswith(f"{ENV_ID}=") for word in overrides)
+    named = [(field, name) for field, name in path.imported_names(config) if field != ENV_ID or not names_env]
     require_grants(named, arguments.granted, arguments.config)
 
     import torch
 
-    from reverie.run_folder import open_run
+    from reverie.checkpoint import newest_fingerprint
+    from reverie.run_folder import CHECKPOINTS, open_run
     from reverie.train import run
     from training.device import require_device
 
-    with open_run(config, resume=resume, overwrite=arguments.overwrite) as folder:
+    with open_run(config, resume=arguments.resume, overwrite=arguments.overwrite) as folder:
         torch.set_num_threads(config.train.num_threads)
         require_device(config.train.device)
-        trainer, sampling = path.make_trainer(config, arguments.address)
+        trained = newest_fingerprint(folder.path / CHECKPOINTS) if arguments.resume else None
+        if trained is not None and trained.get("path") != path.fingerprint:
+            raise UserError(f"{folder.path}: holds no run of {path.name}")
+        trainer, sampling = path.make_trainer(config, arguments.address, trained)
         with contextlib.closing(trainer):
-            print(f"training {config.core.name} on {path.subject(config)} in {folder}", file=sys.stderr)
-            return run(config, trainer, folder, resume, changed_data, sampling)
+            print(f"training {config.core.name} on {path.subject(config)} in {folder.path}", file=sys.stderr)
+            return run(config, trainer, folder, accepted, sampling)
+
+
+def _configuration_in(run: Path, overrides: Sequence[str]) -> tuple[Path, list[str]]:
+    """The configuration in a run folder, with overrides to which is added where the folder is now."""
+    from reverie.run_folder import CONFIG
+
+    fixed = [word for word in overrides if word.split("=")[0] in ("run", "run.name", "run.root")]
+    if fixed:
+        raise UserError(f"{', '.join(fixed)}: the run is the one in {run}")
+    place = Path(os.path.abspath(run))
+    return run / CONFIG, [*overrides, f"run.name={json.dumps(place.name)}", f"run.root={json.dumps(str(place.parent))}"]
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -59,7 +83,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     run: Path = arguments.run
     # All configurations are checked before the first, perhaps long, evaluation.
     path, variants = _load_variants(run, arguments, combinations(arguments.overrides))
-    path.evaluate(run, _newest_checkpoint(run, path), variants, arguments)
+    path.evaluate(run, _newest_checkpoint(run, path, arguments), variants, arguments)
     return 0
 
 
@@ -67,7 +91,7 @@ def generate(arguments: argparse.Namespace) -> int:
     """Continue a prompt with the newest checkpoint of a model: text to stdout, sound to files."""
     run: Path = arguments.run
     path, [(_, config)] = _load_variants(run, arguments, [arguments.overrides])
-    path.generate(run, _newest_checkpoint(run, path), config, arguments)
+    path.generate(run, _newest_checkpoint(run, path, arguments), config, arguments)
     return 0
 
 
@@ -92,7 +116,7 @@ def draw_attention(arguments: argparse.Namespace) -> int:
     path, [(_, config)] = _load_variants(run, arguments, [[]])
     from reverie.diagnostics import draw_core
 
-    draw_core(run, config, _newest_checkpoint(run, path), arguments.output)
+    draw_core(run, config, _newest_checkpoint(run, path, arguments), arguments.output)
     print(f"drawn to {arguments.output}, and for TensorBoard to {run}")
     return 0
 
@@ -138,11 +162,22 @@ def _load_variants(
     return path, variants
 
 
-def _newest_checkpoint(run: Path, path: PathInterface[Any]) -> Checkpoint:
-    """The newest checkpoint of a run; raises UserError if another path wrote it."""
-    from reverie.run_folder import newest_checkpoint
+def _newest_checkpoint(run: Path, path: PathInterface[Any], arguments: argparse.Namespace) -> Checkpoint:
+    """The newest checkpoint of a run.
+
+    Raises UserError if another path wrote it, or if the folder's configuration is not the one that it was trained with.
+    """
+    from reverie.experiment import load_experiment
+    from reverie.fingerprint import differences
+    from reverie.run_folder import CONFIG, newest_checkpoint
 
     checkpoint = newest_checkpoint(run)
     if checkpoint.fingerprint.get("path") != path.fingerprint:
         raise UserError(f"{checkpoint.path}: is not a checkpoint of {path.name}")
+    identity = path.identity(load_experiment(run / CONFIG, granted=arguments.granted))
+    saved = {key: checkpoint.fingerprint[key] for key in identity if key in checkpoint.fingerprint}
+    changed = differences(saved, identity)
+    if changed:
+        listing = "\n  ".join(changed)
+        raise UserError(f"{run / CONFIG}: is not what {checkpoint.path} was trained with:\n  {listing}")
     return checkpoint

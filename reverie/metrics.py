@@ -28,6 +28,19 @@ class Window:
     weights: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is not the state of a window."""
+        for table in (self.sums, self.weights, self.counts):
+            if not isinstance(table, dict) or not all(isinstance(value, int | float) for value in table.values()):
+                raise ValueError("the window is not a mapping from metrics to numbers")
+        if set(self.sums) != set(self.weights):
+            raise ValueError("the window has sums without a number of updates")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no update came since the last row."""
+        return not (self.sums or self.counts)
+
     def add(self, metrics: Mapping[str, float]) -> None:
         for tag, value in metrics.items():
             if isinstance(value, int):
@@ -51,22 +64,21 @@ class Window:
 class MetricWriter:
     """Appends rows to `metrics.jsonl` and to an event file; a failure to write is printed, not raised."""
 
-    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
-        """Open the files of a run folder; with `resume_step`, rows after that step are deleted first."""
+    def __init__(self, folder: Path, first_step: int | None = None) -> None:
+        """Open the files of a run folder; rows from `first_step` on are deleted, None is for a new run."""
         self._path = folder / METRICS
         self._samples = folder / SAMPLES
         self._failing: set[str] = set()
         self._events: SummaryWriter | None = None
-        if resume_step is not None:
+        if first_step is not None:
             with self._report_failure("metrics.jsonl"):
-                drop_rows_after(self._path, resume_step)
+                drop_rows_after(self._path, first_step - 1)
         self._started = time.monotonic()
-        if resume_step is not None:
+        if first_step is not None:
             with self._report_failure("metrics.jsonl"):
                 self._started -= training_seconds(self._path)
         with self._report_failure("the event file"):
-            purge = None if resume_step is None else resume_step + 1
-            self._events = SummaryWriter(str(folder / EVENTS), purge_step=purge)
+            self._events = SummaryWriter(str(folder / EVENTS), purge_step=first_step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row of scalars at `step`."""

@@ -39,7 +39,8 @@ def drop_rows_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    with path.open("rb") as source, temporary.open("wb") as target:
+    temporary.unlink(missing_ok=True)
+    with path.open("rb") as source, temporary.open("xb") as target:  # "x" follows no link
         for line in source:
             row = _parse(line)
             if row is not None and row["step"] <= step:

@@ -6,7 +6,7 @@ import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,8 +81,18 @@ class PathInterface(ABC, Generic[Config]):
         return []
 
     @abstractmethod
-    def make_trainer(self, config: Config, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:
-        """The trainer, and the sound it gives of itself; `address` is the Ray cluster for the actors of agents."""
+    def make_trainer(
+        self, config: Config, address: str | None = None, trained: Mapping[str, Any] | None = None
+    ) -> tuple[Trainer, SamplingPlan | None]:
+        """The trainer, and the sound it gives of itself.
+
+        `address` is the Ray cluster for the actors of agents. `trained` is the fingerprint of the checkpoint that the
+        trainer is to continue from: data is prepared in its vocabulary or under its gain.
+        """
+
+    @abstractmethod
+    def identity(self, config: Config) -> Mapping[str, Any]:
+        """What the configuration alone says of the weights: these entries are in a checkpoint's fingerprint too."""
 
     @abstractmethod
     def evaluate(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lm.config import ExperimentConfig, TaskConfig, TaskExperimentConfig, TextExperimentConfig, TrainConfig
 from reverie.path_interface import Batch, Curve, PathInterface, SamplingPlan, Variants
@@ -27,6 +27,7 @@ class TextPath(PathInterface[ExperimentConfig]):
     schemas = (TextExperimentConfig, TaskExperimentConfig)
     fingerprint = "lm"
     options: ClassVar = {
+        "train": frozenset({"changed_data"}),
         "evaluate": frozenset({"overrides", "split", "by_frequency"}),
         "generate": frozenset({"tokens"}),
     }
@@ -41,10 +42,17 @@ class TextPath(PathInterface[ExperimentConfig]):
     def batch(self, config: ExperimentConfig) -> Batch:
         return segment_batch(config.train)
 
-    def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:
+    def identity(self, config: ExperimentConfig) -> Mapping[str, Any]:
+        from lm.trainer import identity
+
+        return identity(config)
+
+    def make_trainer(
+        self, config: ExperimentConfig, address: str | None = None, trained: Mapping[str, Any] | None = None
+    ) -> tuple[Trainer, SamplingPlan | None]:
         from lm.trainer import make_trainer
 
-        return make_trainer(config), None
+        return make_trainer(config, trained), None
 
     def evaluate(
         self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace

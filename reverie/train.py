@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,18 +16,21 @@ from typing import Any
 import torch
 
 from reverie import checkpoint
-from reverie.checkpoint import CheckpointError
+from reverie.checkpoint import Checkpoint, CheckpointError, IncompatibleError
+from reverie.fingerprint import differences
 from reverie.metrics import MetricWriter, Window
 from reverie.path_interface import SamplingPlan
 from reverie.paths import Experiment
 from reverie.progress import ProgressLine
-from reverie.run_folder import CHECKPOINTS
+from reverie.run_folder import CHECKPOINTS, RunFolder
 from training.config import BaseTrainConfig
 from training.trainer import Trainer
 
 HEADLINES = {"episode/return": "return", "loss/next_token": "loss"}
 """The metrics that the progress line shows, by the word it shows them with."""
 RATE = "throughput/steps_per_second"
+CHANGES = (("--changed-data", "data"), ("--changed-data", "task"), ("--changed-env", "env"))
+"""For each flag of a resume, a section of the fingerprint in which it accepts other values than the checkpoint's."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,29 +38,41 @@ logger = logging.getLogger(__name__)
 def run(
     config: Experiment,
     trainer: Trainer,
-    folder: Path,
-    resume: bool,
-    changed_data: bool = False,
+    folder: RunFolder,
+    accepted: Collection[str] = (),
     sampling: SamplingPlan | None = None,
 ) -> int:
     """Train until `trainer.total_steps`, in a run folder that this process has locked.
 
-    With `changed_data`, the checkpoint to resume from may have been trained on other data.
+    `accepted` are the flags of CHANGES that were given: what they name may differ from the checkpoint to resume from.
+    Nothing in the folder changes before the checkpoint is loaded, or where nothing is left to train.
 
     Returns the exit code: 0, 1 if the last checkpoint could not be saved, or 128 plus the number of the
-    signal that stopped the run. Raises CheckpointError if `resume` finds checkpoints and none can be used.
+    signal that stopped the run. Raises CheckpointError if the run is to be resumed and no checkpoint can be used,
+    LostRunError if the folder is deleted or moved meanwhile.
     """
     with _stop_signals() as signals:
-        saver = _Saver(folder / CHECKPOINTS, trainer, Window(), config.train.keep_checkpoints)
+        saver = _Saver(folder, trainer, Window(), config.train.keep_checkpoints)
+        changed = folder.resume and saver.restore(accepted)
+        if folder.resume and trainer.step_count >= trainer.total_steps:
+            done = f"step {trainer.step_count:,} of {trainer.total_steps:,}"
+            print(f"nothing is left to train: {folder.path} is at {done}", file=sys.stderr)
+            return 0
+        folder.begin(config)
         checkpoint.remove_stale(saver.root)
-        if resume:
-            saver.restore(changed_data)
-        writer = MetricWriter(folder, resume_step=trainer.step_count if resume else None)
+        if changed:
+            saver.save()  # so that the newest checkpoint and the configuration in the folder agree
+        # The row of an unfinished window is written again when that is full.
+        first_step = trainer.step_count + (1 if saver.window.is_empty else 0) if folder.resume else None
+        writer = MetricWriter(folder.path, first_step)
         progress = ProgressLine(trainer.total_steps, trainer.step_count)
         try:
             _loop(config.train, trainer, saver, writer, progress, signals, sampling)
             saved = saver.is_current or saver.save()
         finally:
+            if not saver.window.is_empty and folder.lock.is_held():
+                row = saver.window.row()
+                writer.write(trainer.step_count, {**row, RATE: progress.rate(trainer.step_count)})
             progress.close()
             writer.close()
     if not saved:
@@ -79,6 +94,7 @@ def _loop(
     headline: dict[str, float] = {}
     while trainer.step_count < trainer.total_steps and not signals:
         metrics = trainer.update()
+        saver.folder.require_held()
         if sampling is not None and trainer.update_count % sampling.interval == 0:
             samples = sampling.sample()
             metrics |= samples.metrics
@@ -104,11 +120,16 @@ def _next_multiple(count: int, interval: int) -> int:
 class _Saver:
     """Saves and restores a trainer, with the metrics that are not logged yet."""
 
-    root: Path
+    folder: RunFolder
     trainer: Trainer
     window: Window
     keep: int
     saved_update: int = -1
+
+    @property
+    def root(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder.path / CHECKPOINTS
 
     @property
     def is_current(self) -> bool:
@@ -116,39 +137,56 @@ class _Saver:
         return self.saved_update == self.trainer.update_count
 
     def save(self) -> bool:
-        """Save a checkpoint; a failure is reported and leaves the older ones as they are."""
+        """Save a checkpoint; a failure is reported and leaves the older ones as they are.
+
+        So does a streak of skipped updates, whose weights may be past saving. Raises LostRunError.
+        """
+        self.folder.require_held()
         trainer = self.trainer
+        step = f"the checkpoint of step {trainer.step_count} is not saved"
+        if trainer.skipped_in_a_row:
+            logger.warning("%s: the last %d updates were not finite", step, trainer.skipped_in_a_row)
+            return False
         state = {"trainer": trainer.state(), "window": self.window.state()}
         try:
             checkpoint.save(self.root, trainer.step_count, trainer.weights(), state, trainer.fingerprint(), self.keep)
         except CheckpointError as error:
-            logger.error("the checkpoint of step %d is not saved: %s", trainer.step_count, error)
+            logger.error("%s: %s", step, error)
             return False
         self.saved_update = trainer.update_count
         return True
 
-    def restore(self, changed_data: bool) -> None:
-        """Load the newest intact checkpoint and print its path; log where there is none yet."""
-        trainer = self.trainer
-        fingerprint = trainer.fingerprint()
-        if changed_data:
-            fingerprint = self._with_data_of_newest(fingerprint)
-        found, skipped = checkpoint.newest(self.root, fingerprint)
+    def restore(self, accepted: Collection[str]) -> bool:
+        """Load the newest checkpoint that is whole and print its path; log where there is none yet.
+
+        Returns whether the experiment differs from the checkpoint's in what the flags in `accepted` name.
+        """
+        ours = self.trainer.fingerprint()
+        wanted = self._accept_changes(ours, accepted)
+        warnings: list[str] = []
+
+        def adopt(found: Checkpoint) -> None:
+            self.window = Window(**found.state["window"])
+            warnings[:] = self.trainer.load(found.weights, found.state["trainer"])
+            if self.trainer.step_count != found.step:
+                raise ValueError(f"its state is of step {self.trainer.step_count}, its manifest of step {found.step}")
+
+        try:
+            found, skipped = checkpoint.newest(self.root, wanted, adopt)
+        except IncompatibleError as error:
+            flags = [{flag for flag, section in CHANGES if _is_of(line, section)} for line in error.differences]
+            if not flags or not all(flags):
+                raise
+            hint = f"{' '.join(sorted(set().union(*flags)))} continues nevertheless"
+            raise IncompatibleError(f"{error}\n{hint}", error.differences) from error
         for entry in skipped:
             logger.warning("skipped a checkpoint: %s", entry.reason)
         if found is None:
             logger.warning("%s: holds no checkpoint yet; the run starts at step 0", self.root)
-            return
-        if set(found.state) != {"trainer", "window"}:
-            raise CheckpointError(f"{found.path}: its state is not that of a training run")
-        try:
-            warnings = trainer.load(found.weights, found.state["trainer"])
-        except (LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{found.path}: does not fit this configuration: {error}") from error
+            return False
         for warning in warnings:
             logger.warning("%s", warning)
-        self.window = Window(**found.state["window"])
-        self.saved_update = trainer.update_count
+        self.saved_update = self.trainer.update_count
         threads = torch.get_num_threads()
         if found.num_threads != threads:
             logger.warning(
@@ -156,16 +194,23 @@ class _Saver:
                 found.num_threads,
                 threads,
             )
-        print(f"resumed from {found.path} at step {trainer.step_count:,}", file=sys.stderr, flush=True)
+        print(f"resumed from {found.path} at step {self.trainer.step_count:,}", file=sys.stderr, flush=True)
+        return bool(differences(wanted, ours))
 
-    def _with_data_of_newest(self, fingerprint: dict[str, Any]) -> dict[str, Any]:
-        """The fingerprint with the data of the newest checkpoint in place of its own; a difference is logged."""
-        found, _ = checkpoint.newest(self.root)
-        if found is None or found.fingerprint.get("data") == fingerprint.get("data"):
+    def _accept_changes(self, fingerprint: dict[str, Any], accepted: Collection[str]) -> dict[str, Any]:
+        """The fingerprint with what may differ taken from the newest checkpoint's; differences are logged."""
+        saved = checkpoint.newest_fingerprint(self.root)
+        sections = [section for flag, section in CHANGES if flag in accepted]
+        if saved is None or not sections:
             return fingerprint
-        before, now = found.fingerprint.get("data"), fingerprint.get("data")
-        logger.warning("--changed-data: %s was trained on other data (%s) than this (%s)", found.path, before, now)
-        return {**fingerprint, "data": before}
+        for line in differences(saved, fingerprint):
+            if any(_is_of(line, section) for section in sections):
+                logger.warning("%s", line)
+        return fingerprint | {section: saved[section] for section in sections if section in saved}
+
+
+def _is_of(difference: str, section: str) -> bool:
+    return difference.startswith((f"{section}.", f"{section}:"))
 
 
 @contextlib.contextmanager

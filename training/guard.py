@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.errors import DivergenceError
+from training.restoring import count_in
 
 MAX_SKIPPED_IN_A_ROW = 5
 
@@ -43,4 +44,4 @@ class UpdateGuard:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from the counts in a trainer's state."""
-        self.skipped, self.skipped_in_a_row = state["skipped_updates"], state["skipped_in_a_row"]
+        self.skipped, self.skipped_in_a_row = (count_in(state, key) for key in ("skipped_updates", "skipped_in_a_row"))

@@ -22,6 +22,10 @@ class Trainer(Protocol):
     def update_count(self) -> int:
         """Learner updates so far."""
 
+    @property
+    def skipped_in_a_row(self) -> int:
+        """Updates skipped, as not finite, since the last one that was applied."""
+
     def update(self) -> dict[str, float]:
         """Make one learner update and return its scalar metrics by TensorBoard tag.
 

@@ -161,7 +161,7 @@ def main() -> None:
         trainer = Watched(config, cluster.address)
         chaos = Chaos(cluster, trainer, arguments)
         chaos.start()
-        code = train.run(config, trainer, folder, resume=False)
+        code = train.run(config, trainer, folder)
         trainer.close()
     gaps = [b - a for a, b in itertools.pairwise(trainer.done)]
     print(f"exit code {code} (143 is right), {len(trainer.done):,} updates, {trainer.step_count:,} steps")
@@ -171,13 +171,13 @@ def main() -> None:
         print(f"{kind}s killed: {len(found)}; longest gap after each: {', '.join(f'{gap:.1f} s' for gap in found)}")
     print("counts: " + ", ".join(f"{tag} {n}" for tag, n in trainer.actors.metrics().items()))
 
-    found, skipped = checkpoint.newest(folder / "checkpoints")
+    found, skipped = checkpoint.newest(folder.path / "checkpoints")
     assert found is not None
     print(f"last checkpoint: step {found.step:,} ({'all' if not skipped else 'NOT all'} verify)")
     longer = experiment(root, found.step + 20_000)
     with open_run(longer, resume=True) as folder:
         resumed = Watched(longer, cluster.address)
-        code = train.run(longer, resumed, folder, resume=True)
+        code = train.run(longer, resumed, folder)
         resumed.close()
     print(f"resumed from it to step {resumed.step_count:,}: exit code {code}")
 
@@ -186,8 +186,8 @@ def main() -> None:
     left = descendants(os.getpid())
     print(f"processes left: {len(left)}; ports left: {len(listening([os.getpid(), *left]))}")
     files = sorted(name for name in {*os.listdir(tempfile.gettempdir())} - before if name.startswith("reverie"))
-    print(f"files left in {tempfile.gettempdir()}: {files}; lock file empty: {not (folder / 'lock').read_text()}")
-    print(f"run folder: {sorted(path.name for path in folder.iterdir())} in {root}")
+    print(f"files left in {tempfile.gettempdir()}: {files}; lock file empty: {not (folder.path / 'lock').read_text()}")
+    print(f"run folder: {sorted(path.name for path in folder.path.iterdir())} in {root}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def experiment(root, total_steps=1000, name="run", **train):
 class FakeTrainer:
     def __init__(self, total_steps, width=4, delay=0.0):
         self.total_steps, self.width, self.delay = total_steps, width, delay
-        self.step_count = self.update_count = 0
+        self.step_count = self.update_count = self.skipped_in_a_row = 0
         self.generator = torch.Generator().manual_seed(1)
         self.w = torch.zeros(width)
         self.closed = False
@@ -62,4 +62,4 @@ if __name__ == "__main__":
 
     config = experiment(Path(sys.argv[1]), total_steps=10**9)
     with open_run(config, resume="--resume" in sys.argv) as folder:
-        sys.exit(train.run(config, FakeTrainer(10**9, delay=0.01), folder, "--resume" in sys.argv))
+        sys.exit(train.run(config, FakeTrainer(10**9, delay=0.01), folder))

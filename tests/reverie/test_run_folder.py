@@ -15,10 +15,11 @@ from training.config import RunConfig
 
 def use(config, **mode):
     with open_run(config, **mode) as folder:
-        (folder / "metrics.jsonl").write_text("{}\n")
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        (folder / "checkpoints" / "x").write_text("")
-    return folder
+        folder.begin(config)
+        (folder.path / "metrics.jsonl").write_text("{}\n")
+        (folder.path / "checkpoints").mkdir(exist_ok=True)
+        (folder.path / "checkpoints" / "x").write_text("")
+    return folder.path
 
 
 def test_a_run_is_not_overwritten_and_not_continued_unasked(tmp_path):
@@ -31,7 +32,8 @@ def test_a_run_is_not_overwritten_and_not_continued_unasked(tmp_path):
         use(config)
     with open_run(config, resume=True):
         assert (folder / "checkpoints" / "x").exists()
-    with open_run(config, overwrite=True):
+    with open_run(config, overwrite=True) as opened:
+        opened.begin(config)
         assert sorted(os.listdir(folder)) == ["config.yaml", "lock", "notes.txt"]
 
 

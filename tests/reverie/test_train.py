@@ -27,8 +27,8 @@ def run(root, total_steps, resume=False, trainer=None, **options):
     trainer = trainer or FakeTrainer(total_steps)
     config = experiment(root, total_steps, **options)
     with open_run(config, resume=resume) as folder:
-        code = train.run(config, trainer, folder, resume)
-    return code, trainer, folder
+        code = train.run(config, trainer, folder)
+    return code, trainer, folder.path
 
 
 def logged(folder):
@@ -42,7 +42,7 @@ def test_a_run_logs_and_saves_at_its_intervals_and_at_its_end(tmp_path, capsys):
     code, trainer, folder = run(tmp_path, 200)
     assert code == 0
     assert trainer.step_count == 200
-    assert [row["step"] for row in logged(folder)] == [30, 60, 90, 120, 150, 180]
+    assert [row["step"] for row in logged(folder)] == [30, 60, 90, 120, 150, 180, 200]
     assert [int(path.name) for path in folders(folder / "checkpoints")] == [140, 200]
     assert "200 / 200 steps" in capsys.readouterr().err
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
@@ -70,8 +70,8 @@ def test_rows_written_after_the_checkpoint_are_dropped_at_a_resume(tmp_path):
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 101, "time": 0}\n{"step": 130, "ti')
     _, _, folder = run(tmp_path, 200, resume=True)
-    assert [row["step"] for row in logged(folder)] == [30, 60, 90, 120, 150, 180]
-    assert (folder / "metrics.jsonl").read_bytes().count(b"\n") == 6
+    assert [row["step"] for row in logged(folder)] == [30, 60, 90, 120, 150, 180, 200]
+    assert (folder / "metrics.jsonl").read_bytes().count(b"\n") == 7
 
 
 def test_a_damaged_checkpoint_is_named_and_the_older_one_used(tmp_path, caplog):
@@ -270,7 +270,7 @@ def test_leftovers_of_a_killed_save_are_gone_before_training_starts(tmp_path):
     dead.wait()
     leftover = folder / "checkpoints" / f".tmp-100-{dead.pid}"
     leftover.mkdir()
-    run(tmp_path, 100, resume=True)
+    run(tmp_path, 110, resume=True)
     assert not leftover.exists()
 
 
