@@ -15,7 +15,7 @@ from lm.corpus import Split
 from lm.model import LanguageModel
 from reverie.checkpoint import Checkpoint
 from reverie.path_interface import Variants
-from reverie.tables import evaluate_variants, format_number, print_table
+from reverie.tables import evaluate_variants, format_number, names_data, print_table, require_same_data
 from training.averaging import evaluation_weights
 from training.weights import load_weights
 
@@ -23,6 +23,7 @@ from training.weights import load_weights
 def model_and_validation(config: ExperimentConfig, checkpoint: Checkpoint) -> tuple[LanguageModel, Split]:
     """The model of a checkpoint, and the validation split as it was trained for."""
     corpus = corpus_as_trained(config, checkpoint.fingerprint["quantiser"])
+    require_same_data(corpus.sha256, checkpoint, config.data.path)
     model = make_model(corpus.quantiser, config.core, config.model)
     load_weights(model, evaluation_weights(checkpoint.weights, checkpoint.state["trainer"]))
     return model, corpus.splits["validation"]
@@ -33,6 +34,11 @@ def evaluate(
 ) -> None:
     """Score a split under each variant of a configuration; print a table, or one JSON object a variant."""
     weights = evaluation_weights(checkpoint.weights, checkpoint.state["trainer"])
+    for overrides, config in variants:
+        if not names_data(overrides):
+            sha256 = corpus_as_trained(config, checkpoint.fingerprint["quantiser"]).sha256
+            require_same_data(sha256, checkpoint, config.data.path)
+            break
 
     def score(config: ExperimentConfig) -> Evaluation:
         return evaluate_clips(config, checkpoint.fingerprint["quantiser"], weights, split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#
 _DASHES = ("-", "--", ":", "-.")
 
 Array = NDArray[np.float64]
+
+logger = logging.getLogger(__name__)
 
 
 class ReportError(UserError):
@@ -97,12 +100,25 @@ def read_runs(folders: Sequence[Path]) -> list[Group]:
     """The runs grouped by configuration, whatever their seed, name and root.
 
     A group is labelled by its core and by the settings that differ within its task. Groups of one task are adjacent.
+    What is no run, or has no metrics yet, is logged and left out. Raises ReportError for a path that leads nowhere, or
+    where no run is left.
     """
     by_config: dict[str, list[Run]] = {}
+    problems = []
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
-        run = _read_run(folder)
+        try:
+            run = _read_run(folder)
+        except ReportError as error:
+            if not folder.exists():
+                raise
+            problems.append(str(error))
+            continue
         shared = {key: value for key, value in run.config.items() if key not in _SAME_EXPERIMENT}
         by_config.setdefault(json.dumps(shared, sort_keys=True, default=str), []).append(run)
+    if not by_config:
+        raise ReportError("\n".join(problems))
+    for problem in problems:
+        logger.warning("left out of the report: %s", problem)
     of_tasks: dict[str, list[list[Run]]] = {}
     for runs in by_config.values():
         of_tasks.setdefault(runs[0].task, []).append(runs)

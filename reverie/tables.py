@@ -12,10 +12,14 @@ import torch
 
 import audio.config
 import lm.config
+from reverie.checkpoint import Checkpoint
 from reverie.path_interface import Variants
 from training.device import require_device
+from training.errors import UserError
 
 AS_TRAINED = "as trained"
+SAME_DATA = {"data.cache", "data.words", "data.origin"}
+"""Fields of the section that choose no other data."""
 
 Config = TypeVar("Config", bound=lm.config.ExperimentConfig | audio.config.ExperimentConfig)
 Result = TypeVar("Result")
@@ -55,6 +59,22 @@ def evaluate_variants(
             print(json.dumps(row), flush=True)
         results.append((" ".join(overrides) or AS_TRAINED, result))
     return results
+
+
+def names_data(overrides: Sequence[str]) -> bool:
+    """Whether overrides choose other data than a run's own."""
+    keys = {override.partition("=")[0] for override in overrides}
+    return any(key == "data" or key.startswith("data.") for key in keys - SAME_DATA)
+
+
+def require_same_data(sha256: str, checkpoint: Checkpoint, path: str) -> None:
+    """Raise UserError unless the data at `path`, with this hash, are those that a checkpoint was trained on."""
+    trained = checkpoint.fingerprint["data"]["sha256"]
+    if sha256 != trained:
+        raise UserError(
+            f"{path}: is not the data that {checkpoint.path} was trained on (SHA-256 {sha256[:12]}..., then "
+            f"{trained[:12]}...); evaluate with data.path={path} scores it nevertheless"
+        )
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

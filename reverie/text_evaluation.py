@@ -19,7 +19,7 @@ from lm.text_model import make_model
 from lm.vocabularies import vocabulary_from
 from reverie.checkpoint import Checkpoint
 from reverie.path_interface import Variants
-from reverie.tables import evaluate_variants, format_number, print_table
+from reverie.tables import evaluate_variants, format_number, names_data, print_table, require_same_data
 from training.averaging import evaluation_weights
 from training.errors import UserError
 from training.weights import load_weights
@@ -32,7 +32,9 @@ def model_and_validation(config: ExperimentConfig, checkpoint: Checkpoint) -> tu
     load_weights(model, evaluation_weights(checkpoint.weights, checkpoint.state["trainer"]))
     if isinstance(config.data, TaskConfig):
         return model, task_corpus(config.data, model.core.period).splits["validation"]
-    return model, prepare(config.data, vocabulary).splits["validation"]
+    corpus = prepare(config.data, vocabulary)
+    require_same_data(corpus.sha256, checkpoint, config.data.path)
+    return model, corpus.splits["validation"]
 
 
 def evaluate(
@@ -49,6 +51,10 @@ def evaluate(
     """
     vocabulary = vocabulary_from(checkpoint.fingerprint["vocabulary"])
     weights = evaluation_weights(checkpoint.weights, checkpoint.state["trainer"])
+    for overrides, config in variants:
+        if not names_data(overrides) and not isinstance(config.data, TaskConfig):
+            require_same_data(prepare(config.data, vocabulary).sha256, checkpoint, config.data.path)
+            break
 
     def score(config: ExperimentConfig) -> Evaluation | Answers:
         if not isinstance(config.data, TaskConfig):

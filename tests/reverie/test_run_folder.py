@@ -46,7 +46,8 @@ def test_what_changes_in_a_resume_is_said(tmp_path, caplog):
 
 def test_a_second_run_is_refused_and_told_the_pid(tmp_path):
     config = experiment(tmp_path)
-    with open_run(config):
+    with open_run(config) as held:
+        held.begin(config)
         for mode in ({}, {"resume": True}, {"overwrite": True}):
             with pytest.raises(RunFolderError, match=f"is in use by pid {os.getpid()} on host"):
                 use(config, **mode)

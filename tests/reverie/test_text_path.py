@@ -213,7 +213,12 @@ def test_a_text_that_changed_is_not_resumed(config: str, capsys: pytest.CaptureF
     assert main(["train", config]) == 0
     Path("text.txt").write_text(TEXT.replace("every", "evrey"))
     assert main(["train", config, "--resume", "train.total_tokens=4000"]) == 2
-    assert "data.sha256: the checkpoint has" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "data.sha256: the checkpoint has" in error
+    assert "--changed-data continues nevertheless" in error
+    assert main(["evaluate", "runs/run"]) == 2
+    assert "text.txt: is not the data that" in capsys.readouterr().err
+    assert main(["evaluate", "runs/run", "data.path=text.txt"]) == 0
     assert main(["train", config, "--changed-data"]) == 2
     assert "--changed-data: is for --resume alone" in capsys.readouterr().err
 
@@ -224,11 +229,16 @@ def test_a_text_that_changed_is_resumed_when_asked_to_and_reported(
     assert main(["train", config]) == 0
     Path("text.txt").write_text(TEXT.replace("every", "evrey"))
     assert main(["train", config, "--resume", "--changed-data", "train.total_tokens=2688"]) == 0
-    assert "was trained on other data" in caplog.text
+    assert "data.sha256: the checkpoint has" in caplog.text
     assert newest_checkpoint(Path("runs/run")).step == 2688
     Path("text.txt").write_text(TEXT.replace("every", "EVERY"))
     assert main(["train", config, "--resume", "--changed-data", "train.total_tokens=4000"]) == 2
-    assert "vocabulary.characters: the checkpoint has" in capsys.readouterr().err
+    assert "byte 23: the character 'E' is not among the 18" in capsys.readouterr().err
+    Path("text.txt").write_text(TEXT.replace("every", "mazy"))
+    assert main(["train", config, "--resume", "--changed-data", "train.total_tokens=4032"]) == 0
+    # Its vocabulary is still that of the first text, whose letters this one lacks.
+    assert main(["train", "runs/run", "--resume", "train.total_tokens=4096"]) == 0
+    assert main(["evaluate", "runs/run"]) == 0
 
 
 def test_a_configuration_survives_its_dump(config: str) -> None:

@@ -244,7 +244,7 @@ def test_signals_and_kills_leave_a_run_that_can_be_resumed(tmp_path):
     assert process.returncode == 130
     steps = [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")]
     assert steps == sorted(set(steps))
-    assert {step % 30 for step in steps} == {0}
+    assert {step % 30 for step in steps[:-1]} == {0}, "the row of an unfinished window is written again when it is full"
 
 
 def read_until(process, words):
