@@ -23,6 +23,7 @@ from training.weights import weights_of
 
 logger = logging.getLogger(__name__)
 
+
 def identity(config: ExperimentConfig) -> dict[str, Any]:
     """What the configuration alone says of an agent's weights: a checkpoint's fingerprint has it too."""
     core, agent = config.core, config.agent

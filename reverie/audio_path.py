@@ -65,6 +65,14 @@ class AudioPath(PathInterface[ExperimentConfig]):
         sampler = AudioSampler(config, samples, corpus)
         return trainer, SamplingPlan(samples.interval, lambda: sampler.sample(trainer))
 
+    def check_content(self, checkpoint: Checkpoint) -> None:
+        from training.averaging import evaluation_weights
+
+        super().check_content(checkpoint)
+        evaluation_weights(checkpoint.weights, checkpoint.state["trainer"])
+        quantiser = checkpoint.fingerprint["quantiser"]
+        _ = quantiser["name"], quantiser["rate"], quantiser["gain"], checkpoint.fingerprint["data"]["sha256"]
+
     def evaluate(
         self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
     ) -> None:

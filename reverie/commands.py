@@ -171,9 +171,12 @@ def _newest_checkpoint(run: Path, path: PathInterface[Any], arguments: argparse.
     from reverie.fingerprint import differences
     from reverie.run_folder import CONFIG, newest_checkpoint
 
-    checkpoint = newest_checkpoint(run)
-    if checkpoint.fingerprint.get("path") != path.fingerprint:
-        raise UserError(f"{checkpoint.path}: is not a checkpoint of {path.name}")
+    def adopt(found: Checkpoint) -> None:
+        if found.fingerprint.get("path") != path.fingerprint:
+            raise UserError(f"{found.path}: is not a checkpoint of {path.name}")
+        path.check_content(found)
+
+    checkpoint = newest_checkpoint(run, adopt)
     identity = path.identity(load_experiment(run / CONFIG, granted=arguments.granted))
     saved = {key: checkpoint.fingerprint[key] for key in identity if key in checkpoint.fingerprint}
     changed = differences(saved, identity)

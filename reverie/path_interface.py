@@ -94,6 +94,13 @@ class PathInterface(ABC, Generic[Config]):
     def identity(self, config: Config) -> Mapping[str, Any]:
         """What the configuration alone says of the weights: these entries are in a checkpoint's fingerprint too."""
 
+    def check_content(self, checkpoint: Checkpoint) -> None:
+        """Raise LookupError, TypeError or ValueError unless a checkpoint has what the other methods read of it."""
+        from training.restoring import count_in
+
+        if (step := count_in(checkpoint.state["trainer"], "step_count")) != checkpoint.step:
+            raise ValueError(f"its state is of step {step}, its manifest of step {checkpoint.step}")
+
     @abstractmethod
     def evaluate(
         self, run: Path, checkpoint: Checkpoint, variants: Variants[Config], arguments: argparse.Namespace

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +96,13 @@ def open_run(config: Experiment, *, resume: bool = False, overwrite: bool = Fals
                     made.rmdir()
 
 
-def newest_checkpoint(run: Path) -> Checkpoint:
+def newest_checkpoint(run: Path, adopt: Callable[[Checkpoint], object] | None = None) -> Checkpoint:
     """The newest intact checkpoint of a run; newer ones that are damaged are logged.
 
-    Raises RunFolderError if the run has no checkpoint, CheckpointError if all of them are damaged.
+    `adopt` is as in `checkpoint.newest`. Raises RunFolderError if the run has no checkpoint, CheckpointError if all of
+    them are damaged.
     """
-    found, skipped = checkpoint.newest(run / CHECKPOINTS)
+    found, skipped = checkpoint.newest(run / CHECKPOINTS, adopt=adopt)
     for entry in skipped:
         logger.warning("skipped a checkpoint: %s", entry.reason)
     if found is None:

@@ -54,6 +54,15 @@ class TextPath(PathInterface[ExperimentConfig]):
 
         return make_trainer(config, trained), None
 
+    def check_content(self, checkpoint: Checkpoint) -> None:
+        from lm.vocabularies import vocabulary_from
+        from training.averaging import evaluation_weights
+
+        super().check_content(checkpoint)
+        vocabulary_from(checkpoint.fingerprint["vocabulary"])
+        evaluation_weights(checkpoint.weights, checkpoint.state["trainer"])
+        _ = checkpoint.fingerprint["data"]["sha256"]
+
     def evaluate(
         self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
     ) -> None:

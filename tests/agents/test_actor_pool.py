@@ -127,6 +127,15 @@ def test_fewer_actors_than_asked_for_end_the_run(make_trainer: Callable[..., Imp
         update_until(trainer, "actors/given_up", 1, updates=20_000)
 
 
+def test_a_run_without_actor_processes_goes_on_with_them(make_config: MakeConfig) -> None:
+    alone = ImpalaTrainer(make_config(RANDOM_EPISODES))
+    pool = ActorPool(make_config(RANDOM_EPISODES, num_actors=2))
+    (warning,) = pool.load(alone.state()["actors"])
+    assert "the actors begin new episodes, with an empty memory" in warning
+    assert [slot.incarnation for slot in pool.slots] == [1, 1]
+    assert pool.seeds.past_rows == 4
+
+
 def test_restarts_back_off(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = ActorPool(make_config(RANDOM_EPISODES, num_actors=1, restart_backoff=2.0, max_actor_restarts=8))
     monkeypatch.setattr("time.monotonic", lambda: 1000.0)

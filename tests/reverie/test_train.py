@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from reverie import checkpoint, train
 from reverie.checkpoint import CheckpointError, IncompatibleError, folders
 from reverie.metrics import MetricWriter, Window
 from reverie.metrics_file import drop_rows_after, read_rows
-from reverie.run_folder import open_run
+from reverie.run_folder import LostRunError, open_run
+from reverie.run_lock import RunFolderError
+from training.errors import DivergenceError
 
 
 def run(root, total_steps, resume=False, trainer=None, **options):
@@ -124,6 +127,96 @@ def test_another_thread_count_is_said_to_make_the_resume_inexact(tmp_path, caplo
     finally:
         torch.set_num_threads(threads)
     assert "the resume is not exact" in caplog.text
+
+
+def test_metrics_without_a_checkpoint_are_not_cut_by_a_new_start(tmp_path):
+    _, _, folder = run(tmp_path, 100)
+    shutil.rmtree(folder / "checkpoints")
+    before = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunFolderError, match="has metrics up to step 100 and no checkpoint to continue from"):
+        run(tmp_path, 200, resume=True)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("state", [{}, {"trainer": {}, "window": {}}, {"trainer": None, "window": {}}, {"window": 3}])
+def test_a_sealed_state_of_other_content_is_skipped_for_the_one_before(tmp_path, caplog, state):
+    _, whole, _ = run(tmp_path / "whole", 300)
+    _, trainer, folder = run(tmp_path, 200)
+    root = folder / "checkpoints"
+    checkpoint.save(root, 210, trainer.weights(), state, trainer.fingerprint(), 3)
+    with caplog.at_level(logging.WARNING):
+        _, resumed, _ = run(tmp_path, 300, resume=True)
+    assert f"{210:012d}: cannot be read" in caplog.text
+    assert torch.equal(whole.w, resumed.w)
+
+
+class DivergingTrainer(FakeTrainer):
+    """Skips updates from `first` up to `last`, where it gives up if `gives_up`."""
+
+    def __init__(self, total_steps, first, last, gives_up):
+        super().__init__(total_steps)
+        self.first, self.last, self.gives_up = first, last, gives_up
+
+    def update(self):
+        metrics = super().update()
+        self.skipped_in_a_row = max(self.update_count - self.first, 0) if self.update_count < self.last else 0
+        if self.gives_up and self.update_count >= self.last:
+            raise DivergenceError("not finite")
+        return metrics
+
+
+def test_a_streak_of_skipped_updates_replaces_no_checkpoint(tmp_path, caplog):
+    trainer = DivergingTrainer(1000, first=13, last=20, gives_up=True)
+    with caplog.at_level(logging.WARNING), pytest.raises(DivergenceError):
+        run(tmp_path, 1000, trainer=trainer, checkpoint_interval=1, log_interval=1)
+    assert [int(path.name) for path in folders(tmp_path / "run" / "checkpoints")] == [120, 130]
+    assert "the checkpoint of step 140 is not saved: the last 1 updates were not finite" in caplog.text
+
+
+def test_after_a_streak_checkpoints_are_saved_again(tmp_path):
+    code, _, folder = run(tmp_path, 200, trainer=DivergingTrainer(200, 3, 9, False), checkpoint_interval=7)
+    assert code == 0
+    assert [int(path.name) for path in folders(folder / "checkpoints")] == [140, 200]
+
+
+def test_a_run_that_ends_within_a_streak_has_failed(tmp_path):
+    code, _, folder = run(tmp_path, 100, trainer=DivergingTrainer(100, 7, 99, False), checkpoint_interval=7)
+    assert code == 1
+    assert [int(path.name) for path in folders(folder / "checkpoints")] == [70]
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_run_whose_folder_is_gone_stops_and_writes_nowhere(tmp_path, how):
+    trainer, folder = FakeTrainer(1000), tmp_path / "run"
+    working = trainer.update
+
+    def update():
+        if trainer.update_count == 30:
+            if how == "deleted":
+                shutil.rmtree(folder)
+            else:
+                folder.rename(tmp_path / "elsewhere")
+            if how == "replaced":
+                run(tmp_path, 50)
+                before.extend(sorted(folder.rglob("*")))
+        return working()
+
+    trainer.update = update
+    before: list[Path] = []
+    with pytest.raises(LostRunError, match="was deleted or moved while the run trained"):
+        run(tmp_path, 1000, trainer=trainer)
+    assert sorted(folder.rglob("*")) == before
+    if how == "moved":
+        assert (tmp_path / "elsewhere" / "lock").read_bytes() == b""
+        code, resumed, _ = run(tmp_path, 320, resume=True, name="elsewhere")
+        assert (code, resumed.step_count) == (0, 320)
+
+
+def test_the_last_rows_are_written_however_a_run_ends(tmp_path):
+    assert [row["step"] for row in logged(run(tmp_path, 20)[2])] == [20]
+    with pytest.raises(DivergenceError):
+        run(tmp_path, 100, trainer=DivergingTrainer(100, 4, 6, True), name="other")
+    assert [row["step"] for row in logged(tmp_path / "other")] == [30, 60]
 
 
 def full_disk(*args, **kwargs):
