@@ -30,9 +30,8 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser("train", help="train the experiment of a configuration", allow_abbrev=False)
-    command.add_argument(
-        "config", metavar="CONFIG", help="a YAML file, a name from `reverie list configs`, or a run folder to --resume"
-    )
+    help_text = "a YAML file, a name from `reverie list configs`, or a run folder to --resume"
+    command.add_argument("config", metavar="CONFIG", help=help_text)
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=64")
     command.add_argument(
         "--address", metavar="HOST:PORT|auto", help="place actors on this Ray cluster (default: this machine alone)"

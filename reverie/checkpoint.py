@@ -39,8 +39,7 @@ from training.errors import InputError, UserError
 FORMAT = 1
 WEIGHTS, STATE, MANIFEST, SEAL = "weights.safetensors", "state.pt", "manifest.json", "manifest.sha256"
 _MANIFEST_KEYS = {"format", "step", "fingerprint", "num_threads", "versions", "files"}
-_MAX_MANIFEST = 16 * 2**20
-_SPARE_BYTES = 2**20
+_MAX_MANIFEST, _SPARE_BYTES = 16 * 2**20, 2**20
 _NAME = re.compile(r"(\d{12})(?:-(\d{1,6}))?")
 _UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, InputError)
 """What code raises on data that are not what it expects."""
@@ -305,8 +304,7 @@ def _is_manifest(data: Any) -> bool:
     return (
         isinstance(data, dict)
         and set(data) == _MANIFEST_KEYS
-        and type(data["step"]) is int
-        and type(data["num_threads"]) is int
+        and type(data["step"]) is type(data["num_threads"]) is int
         and isinstance(data["fingerprint"], dict)
         and isinstance(data["files"], dict)
         and set(data["files"]) == {WEIGHTS, STATE}

@@ -35,7 +35,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
             raise ValueError(f"the optimizer has {', '.join(map(str, moments))}, expected {', '.join(expected)}")
         require_shapes(
             {name: moment for name, moment in moments.items() if name != "step"},
-            {name: parameter for name in expected - {"step"}},
+            dict.fromkeys(expected - {"step"}, parameter),
             "the optimizer",
         )
 

@@ -128,6 +128,14 @@ def test_a_louder_clip_is_learned_under_the_gain_of_the_checkpoint() -> None:
     assert main(["train", "runs/sound", "--resume", "train.total_tokens=384"]) == 0
 
 
+def test_divergence_of_text_is_exit_code_3_and_its_checkpoints_are_from_before() -> None:
+    words = ["train.learning_rate=1e30", "train.max_grad_norm=1e30", "train.checkpoint_interval=1"]
+    assert main(["train", "text.yaml", *words, "train.total_tokens=4096"]) == 3
+    for folder in checkpoint.folders(Path("runs/text/checkpoints")):
+        state = checkpoint.load(folder).state["trainer"]
+        assert (state["skipped_updates"], state["skipped_in_a_row"]) == (0, 0)
+
+
 def test_an_overwrite_checks_everything_before_it_deletes() -> None:
     assert main(["train", "agent.yaml"]) == 0
     before = digest(RUN)
