@@ -113,3 +113,40 @@ def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
         use(experiment(tmp_path))
     with pytest.raises(RunFolderError):
         use(experiment(Path("/proc/version")))
+
+
+@pytest.mark.parametrize("lock", [None, b"", b"pid 1 on host elsewhere\n"])
+def test_the_lock_of_a_folder_that_is_only_looked_at_is_as_it_was(tmp_path, lock):
+    config = experiment(tmp_path)
+    use(config)
+    path = tmp_path / "run" / "lock"
+    path.unlink()
+    if lock is not None:
+        path.write_bytes(lock)
+    with open_run(config, resume=True) as folder:
+        assert f"pid {os.getpid()}" in path.read_text()
+        folder.require_held()
+    with pytest.raises(RunFolderError, match="already holds a run"), open_run(config):
+        pass
+    assert (path.read_bytes() if path.exists() else None) == lock
+
+
+def test_a_link_where_the_configuration_is_written_first_is_not_followed(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("keep")
+    use(experiment(tmp_path))
+    (tmp_path / "run" / ".config.yaml.tmp").symlink_to(precious)
+    use(experiment(tmp_path), resume=True)
+    assert precious.read_text() == "keep"
+    assert "total_steps" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_only_the_folders_that_a_refused_start_made_are_removed(tmp_path):
+    (tmp_path / "root").mkdir()
+    for root in ("root", "root/new/deep"):
+        with (
+            pytest.raises(RunFolderError, match="no run to resume"),
+            open_run(experiment(tmp_path / root), resume=True),
+        ):
+            pass
+    assert os.listdir(tmp_path / "root") == []
