@@ -131,7 +131,7 @@ class Attention(nn.Module):
     def relative_terms(self, positions: RelativePositions) -> RelativeTerms:
         """This layer's terms of the relative positions of a call."""
         table = self.position_table(self.dropout(positions.table))
-        biases = (self.scale * bias[:, None] for bias in (positions.content_bias, positions.position_bias))
+        biases = (self.scale * bias for bias in (positions.content_bias, positions.position_bias))
         return RelativeTerms(table, positions.farthest, *biases)
 
     def position_table(self, sinusoids: Tensor) -> Tensor:

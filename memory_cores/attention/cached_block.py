@@ -60,7 +60,7 @@ class CachedBlock:
     def run_attention(self, x: Tensor, seen: StepView) -> Tensor:
         """The output (B, D) of the attention module for its input x (B, D)."""
         output = torch.mm(self.attention.attend(x, seen), self.attention_output)
-        return output if self.hook is None else self.hook(self.attention.query, output)
+        return output if self.hook is None else self.hook(self.attention.query.transpose(0, 1)[:, :, None], output)
 
     def mlp(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""

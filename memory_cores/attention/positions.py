@@ -89,13 +89,13 @@ class RelativeTerms(NamedTuple):
     farthest: int
     """The first distance of the table."""
     content_bias: Tensor
-    """(H, 1, 1, W), u scaled."""
+    """(H, 1, W), u scaled."""
     position_bias: Tensor
-    """(H, 1, 1, W), v scaled."""
+    """(H, 1, W), v scaled."""
 
     def scores(self, query: Tensor, key: Tensor, view: View) -> Tensor:
         """The scores (H, B, S, K) of scaled queries (H, B, S, W) and the keys (H, B, K, W) of a view."""
-        content, position = query + self.content_bias, query + self.position_bias
+        content, position = query + self.content_bias[:, None], query + self.position_bias[:, None]
         if view.distances is not None:
             return content @ key.transpose(-1, -2) + self.gather_products(position, view.distances)
         return self.with_runs(content, position, key, view.runs)
@@ -117,6 +117,20 @@ class RelativeTerms(NamedTuple):
             first += of_run.shape[-1]
         return scores
 
+    def of_step(self, query: Tensor, key: Tensor, run: Run) -> Tensor:
+        """The scores (H B, 1, K) of the scaled queries (H, B, W) of one step and the keys (H B, K, W) of a run.
+
+        They equal those of `scores` for one query, in as few operations as possible.
+        """
+        content, position = query + self.content_bias, query + self.position_bias
+        at_distance = torch.bmm(position, self.of_run(run)).view(-1, 1, key.shape[1])
+        return at_distance.baddbmm_(content.reshape(-1, 1, key.shape[2]), key.transpose(1, 2))
+
+    def of_run(self, run: Run) -> Tensor:
+        """The table's columns (H, W, K) of the distances of a run from its first query."""
+        columns = self.columns(run.distance + run.stride * (run.length - 1), run.distance)
+        return columns if run.stride == 1 else columns[..., :: run.stride]
+
     def gather_products(self, query: Tensor, distances: Tensor) -> Tensor:
         """The products (H, B, S, K) of queries (H, B, S, W) with the terms of distances; arbitrary at masked keys."""
         heads, batch, steps, _ = query.shape
@@ -127,15 +141,14 @@ class RelativeTerms(NamedTuple):
     def shift_products(self, query: Tensor, run: Run) -> Tensor:
         """The products (H, B, S, K) of consecutive queries (H, B, S, W) with the terms of their distances from a run.
 
-        The distances of a query are those of the query before it, moved by one. One product with the table and a shift
-        therefore give all of them. Where keys lie c steps apart, this holds for every c-th query, so the queries are
-        computed in c groups.
+        The distances of a query are those of the query before it, moved by one. One product with the table and one
+        shift therefore give all of them. Where keys lie c steps apart, this holds for every c-th query, so the queries
+        are computed in c groups.
         """
         heads, batch, steps, width = query.shape
         count, stride = run.length, run.stride
         if steps == 1:
-            columns = self.columns(run.distance + stride * (count - 1), run.distance)[..., ::stride]
-            return (query[:, :, 0] @ columns)[:, :, None]
+            return (query[:, :, 0] @ self.of_run(run))[:, :, None]
         if stride == 1:
             # Keys after a query are masked, so beyond distance -1 the shift may read arbitrary entries.
             columns = self.columns(run.distance + count + steps - 2, max(run.distance, -1))
