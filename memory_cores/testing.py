@@ -25,7 +25,7 @@ TOLERANCE = {torch.float32: (1e-3, 1e-3), torch.float64: (1e-7, 1e-9)}
 
 
 class LawError(AssertionError):
-    """A core broke a law; the message names the law, what it asks for, and the case that showed it."""
+    """A core broke a law; the message names the law, what it asks for, and the case in which it failed."""
 
 
 def check_laws(make_core: Callable[[], MemoryCore], examples: int = 50, seed: int = 0) -> None:
@@ -245,7 +245,7 @@ def bounded_state(core: MemoryCore, case: Case) -> None:
 
 
 def gradients(core: MemoryCore, case: Case) -> None:
-    """Law 7: gradients are finite, however empty or uniform the memory, and none enters the state."""
+    """Law 7: gradients are finite, however empty or uniform the memory, and none flows into the state."""
     x, reset = inputs(core, case, case.steps)
     situations: dict[str, tuple[Tensor, State, Tensor | None]] = {
         "as drawn": (x, past_state(core, case), reset),

@@ -32,14 +32,16 @@ class AttentionOptions(CoreOptions):
     """Attention heads H of width W = d_model / H (Vaswani et al., 1706.03762, section 3.2.2); must divide d_model. More
     heads attend to more places at once, each with less width."""
     d_ff: int | None = None
-    """Width of the MLP's hidden layer; null is 4 d_model, as the papers have it. Narrower trades capacity for speed."""
+    """Width of the MLP's hidden layer; null is 4 d_model, as the papers have it. A narrower one trades capacity for
+    speed."""
     memory_length: int = 64
-    """Steps that a step attends to before its own turn of the schedule, whatever the length of a call. Set it to the
-    distance over which steps must be remembered exactly; cost grows in proportion. May differ between training and
+    """How many steps before its own turn of the schedule a step attends to, whatever the length of a call. Set it to
+    the distance over which steps must be remembered exactly; cost grows in proportion. May differ between training and
     evaluation."""
     block: BlockKind = "gtrxl"
     """Order of norm, residual and gate. gtrxl: GRU gates, for agents (Parisotto et al., 1910.06764, section 3.2);
-    trxl_i: its ungated form; post: the language models of the papers; pre: plain pre-norm, easiest to train deep."""
+    trxl_i: its ungated form; post: post-norm, as in the papers' language models; pre: plain pre-norm, easiest to train
+    when deep."""
     final_norm: bool | None = None
     """Whether a layer norm follows the last block; null adds one after `pre` blocks alone, whose output is not
     normalised."""

@@ -92,7 +92,7 @@ class Watch:
         query = torch.arange(queries)[:, None]
         phase = (self.time + query) % schedule.granularity
         context = schedule.memory_length + (phase - schedule.memory_length) % schedule.granularity
-        begin = query - phase  # of the present
+        begin = query - phase  # where the present begins
         key = torch.arange(queries - keys, queries)
         present = bucket(key - begin, torch.full_like(begin, schedule.granularity))
         memory_length = context - phase

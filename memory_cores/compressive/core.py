@@ -139,7 +139,8 @@ class Compressive(MemoryTransformer):
 
     def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
         check_call(self, x, state, reset)
-        x = x.to(state["memory"].dtype)  # under autocast the input may come in half precision; the stream never is
+        # Under autocast the input may come in half precision; the residual stream never is.
+        x = x.to(state["memory"].dtype)
         state = {name: tensor.detach() for name, tensor in state.items()}
         outputs = []
         for piece in self.pieces(state["phase"], x.shape[1]):

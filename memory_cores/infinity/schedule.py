@@ -54,8 +54,8 @@ class LongTermSchedule(MemorySchedule):
         """One more than the capacity, so that an age tells whether an episode began before all of these steps."""
         return self.capacity + 1
 
-    def due(self, phase: int) -> bool:
-        """Whether there is a refit before a step at `phase`."""
+    def refits_before(self, phase: int) -> bool:
+        """Whether the long-term memory is refitted before a step at `phase`."""
         return (phase - self.memory_length) % self.granularity == 0
 
     def finds_memory(self, age: Tensor, phase: int) -> Tensor:
@@ -65,7 +65,7 @@ class LongTermSchedule(MemorySchedule):
     def turns(self, age: Tensor, refits: Tensor, window: Window) -> Turns:
         """The refits in the call of `window`. age, refits: (B,) before the call."""
         steps, phase = window.episode.shape[1], window.first_phase
-        times = [time for time in range(steps) if self.due(phase + time)]
+        times = [time for time in range(steps) if self.refits_before(phase + time)]
         before = torch.cat([-age[:, None], window.episode], dim=1)[:, times]  # (B, R): where the episode began
         first = torch.tensor(times, dtype=torch.int64, device=age.device) - self.capacity
         step = first[:, None] + torch.arange(self.granularity, device=age.device)

@@ -42,11 +42,11 @@ class HaltingOptions(CoreOptions):
     def problems(self, d_model: int) -> list[str]:
         problems = super().problems(d_model)
         problems += one_of(Halting, halting=self.halting) + at_least(1, max_ponder_steps=self.max_ponder_steps)
-        if not finite(self.ponder_cost) or self.ponder_cost < 0:
+        if not is_finite(self.ponder_cost) or self.ponder_cost < 0:
             problems.append(f"ponder_cost is {self.ponder_cost!r}, expected a number >= 0")
-        if not finite(self.halting_bias):
+        if not is_finite(self.halting_bias):
             problems.append(f"halting_bias is {self.halting_bias!r}, expected a number")
-        if not finite(self.halting_epsilon) or not 0 < self.halting_epsilon < 1:
+        if not is_finite(self.halting_epsilon) or not 0 < self.halting_epsilon < 1:
             problems.append(f"halting_epsilon is {self.halting_epsilon!r}, expected a number in (0, 1)")
         return problems
 
@@ -144,6 +144,6 @@ def share_ranges(max_steps: int) -> list[tuple[int, int]]:
     return [(1, 1), *((2**k + 1, min(2 ** (k + 1), max_steps)) for k in range(doublings))]
 
 
-def finite(value: object) -> bool:
+def is_finite(value: object) -> bool:
     """Whether an option is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

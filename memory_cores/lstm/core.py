@@ -111,7 +111,7 @@ class LSTM(MemoryCore):
         before = tuple(state[name].detach().transpose(0, 1).contiguous() for name in ("h", "c"))  # each (L, B, D)
         begins = [] if reset is None else reset.any(dim=0).nonzero().flatten().tolist()
         if reset is None or len(begins) * STEPS_WORTH_A_CALL <= x.shape[1]:
-            with half_precision_if_it_runs(x.device.type):
+            with half_precision_where_supported(x.device.type):
                 y, h, c = self.run_between_resets(x, before, reset, begins)
         else:
             with torch.autocast(x.device.type, enabled=False):
@@ -166,7 +166,7 @@ class LSTM(MemoryCore):
         return AdaptiveLSTMStream(self, batch_size) if self.adaptive else LSTMStream(self, batch_size)
 
 
-def half_precision_if_it_runs(device_type: str) -> contextlib.AbstractContextManager[object]:
+def half_precision_where_supported(device_type: str) -> contextlib.AbstractContextManager[object]:
     """Autocast unchanged, but switched off on a CPU without AVX-512, where torch has no LSTM in half precision."""
     if device_type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability():
         return contextlib.nullcontext()

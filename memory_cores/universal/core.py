@@ -143,7 +143,8 @@ class Universal(MemoryTransformer):
         before = {name: tensor.detach() for name, tensor in state.items()}
         window = self.schedule.window(before["age"], before["phase"], reset, steps=x.shape[1])
         positions = self.call_positions(window, like=before["memory"])
-        x = x.to(before["memory"].dtype)  # under autocast the input may come in half precision; the stream never is
+        # Under autocast the input may come in half precision; the residual stream never is.
+        x = x.to(before["memory"].dtype)
         progress = HaltingProgress(x.shape[:2], x, max_steps=self.max_ponder_steps, epsilon=self.halting_epsilon)
         result, entering = torch.zeros_like(x), torch.zeros_like(x)
         memories, transitions = [], []
