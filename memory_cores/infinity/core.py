@@ -125,7 +125,7 @@ class InfinityOptions(AttentionOptions):
 class Infinity(MemoryTransformer):
     """infinity-former: Transformer-XL whose old memories enter a continuous signal of fixed size; gated by default.
 
-    Each layer's long-term memory is a signal x(t) = B^T psi(t) on [0, 1], of which a query q of a step reads (section 3):
+    Each layer's long-term memory is a signal x(t) = B^T psi(t) on [0, 1], from which each query q reads (section 3):
 
         z = E[psi(t)]^T B W_v,   t ~ N(sigmoid(w_mu . B W_k q), softplus(w_sigma . B W_k q))
 
