@@ -47,7 +47,8 @@ class WaveNet(MemoryCore):
 
     A layer of dilation d reads its input at the present step and d, 2 d, ... steps before it. Dilations are 1, 2, 4,
     ... in each of `num_blocks` blocks of `layers_per_block` layers. The last 1x1 convolution, the softmax and the
-    embedding belong to the model. `d_skip` channels, d_model if None, lie between the skips and the output.
+    embedding belong to the model. `d_skip` channels, d_model if None, lie between the skips and the output. An independent
+    plain loop is `by_the_paper` in tests/audio/test_wavenet.py.
 
     State: queues (B, Q, D), the past inputs of all layers, one layer after the other, each from old to new; Q is
     kernel_size - 1 times the sum of the dilations.
