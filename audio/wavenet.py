@@ -45,10 +45,10 @@ class WaveNet(MemoryCore):
 
         z = tanh(W_f * x) sigmoid(W_g * x),   x' = x + W_r z,   y = ReLU(W_o ReLU(sum over layers of W_s z))
 
-    A layer of dilation d reads its input at the present step and d, 2 d, ... steps before it. Dilations are 1, 2, 4,
-    ... in each of `num_blocks` blocks of `layers_per_block` layers. The last 1x1 convolution, the softmax and the
-    embedding belong to the model. `d_skip` channels, d_model if None, lie between the skips and the output. An independent
-    plain loop is `by_the_paper` in tests/audio/test_wavenet.py.
+    A layer of dilation d reads its input at the present step and at the steps d, 2 d, ... before it. In each of
+    `num_blocks` blocks the `layers_per_block` dilations are 1, 2, 4, .... The last 1x1 convolution, the softmax and the
+    embedding belong to the model. `d_skip` channels, d_model if None, lie between the skips and the output. An
+    independent plain loop is `by_the_paper` in tests/audio/test_wavenet.py.
 
     State: queues (B, Q, D), the past inputs of all layers, one layer after the other, each from old to new; Q is
     kernel_size - 1 times the sum of the dilations.
