@@ -12,29 +12,29 @@ from memory_cores.attention.patterns import Run
 from memory_cores.attention.positions import RelativeTerms, rotary_table, rotate, sinusoids
 
 
-class Seen(NamedTuple):
-    """What one step attends to."""
+class StepView(NamedTuple):
+    """The cached keys that a single step attends to."""
 
     place: int
-    """The step's own place among the cached steps."""
+    """The place of the step itself among the cached steps."""
     steps: tuple[Run, ...]
-    """Cached steps, the last of them itself."""
+    """Runs of cached steps; the last key is the step itself."""
     slots: Run | None = None
-    """Cached slots."""
+    """The run of cached compressed slots."""
     penalty: Tensor | None = None
-    """(B, slots + steps), added to each row's scores; None if every row sees all of them."""
+    """(B, K), added to each row's scores: 0 at keys that the row sees and -inf at others; None if all rows see all."""
     turn: int = 0
     """The place of the first step since the schedule's last turn, the last multiple of its granularity."""
 
 
 class KeyValueCache:
-    """Keys and values (2, H, B, N, W) at N places in time order, `stride` steps apart, of attention without positions.
+    """Keys and values (2, H, B, N, W) at N places in time order, for attention without positions.
 
-    A place's position is stride times the place.
+    Places are `stride` steps apart: the position of a place is stride times the place.
     """
 
     def __init__(self, attention: Attention, entries: Tensor, length: int, stride: int = 1) -> None:
-        """entries (B, C, D), normalised if the block does so, fill the first C of `length` places."""
+        """entries (B, N, D), normalised if the block normalises them, fill the first N of `length` places."""
         self.attention = attention
         self.stride = stride
         self.buffer = entries.new_zeros(2, attention.num_heads, entries.shape[0], length, attention.head_width)
@@ -42,7 +42,7 @@ class KeyValueCache:
         self.write(entries, 0)
 
     def write(self, entries: Tensor, place: int) -> None:
-        """Cache entries (B, n, D) from `place` on."""
+        """Cache entries (B, N, D) from `place` on."""
         keys, values = (self.attention.heads(part) for part in self.attention.project_memory(entries))
         places = slice(place, place + entries.shape[1])
         positions = slice(self.stride * places.start, self.stride * places.stop, self.stride)
@@ -52,7 +52,7 @@ class KeyValueCache:
     def enter(self, projected: Tensor, place: int) -> Tensor:
         """Cache a step, whose query, key and value are projected (3, H, B, W), at `place`.
 
-        Returns its query (H, B, W) as it is at that place.
+        Returns its query (H, B, W), rotated by its position where positions are rotary.
         """
         self.buffer[:, :, :, place] = projected[1:]
         return projected[0]
@@ -62,18 +62,21 @@ class KeyValueCache:
         self.buffer[:, :, :, :count] = self.buffer[:, :, :, place - count : place]
 
     def turn(self, x: Tensor, positions: int | slice) -> Tensor:
-        """Queries or keys (..., n, W), or one (..., W), as they are at their positions."""
+        """Queries or keys (..., N, W), or one (..., W), rotated by their positions where these are rotary."""
         return x
 
     def scores(self, query: Tensor, run: Run) -> Tensor:
-        """(H B, 1, K), of the scaled and turned queries (H, B, W) of one step and a run of cached keys."""
+        """The scores (H B, 1, K) of one step's scaled and rotated queries (H, B, W) and a run of cached keys."""
         keys = self.keys[:, run.keys]
         return torch.bmm(query.reshape(-1, 1, keys.shape[2]), keys.transpose(1, 2))
 
 
 class RelativeCache(KeyValueCache):
-    """Tabulates the products of the relative positions, one table for each remainder of a distance by the stride, so
-    that the keys of a run find theirs in a row."""
+    """A cache with tables of the products of relative positions.
+
+    There is one table for each remainder of a distance divided by the stride, so that the terms of a run of keys are
+    consecutive.
+    """
 
     def __init__(
         self,
@@ -84,7 +87,8 @@ class RelativeCache(KeyValueCache):
         distances: range,
         stride: int = 1,
     ) -> None:
-        """biases: u and v (H, 1, W). distances: all from a key to a query, whose number the stride divides."""
+        """biases: u and v (H, 1, W). distances: all that occur between a key and a query; the stride divides their
+        number."""
         super().__init__(attention, entries, length, stride)
         self.nearest = distances.start
         descending = torch.tensor(distances[::-1], device=entries.device)
@@ -102,10 +106,10 @@ class RelativeCache(KeyValueCache):
 
 
 class RotaryCache(KeyValueCache):
-    """Keys are kept rotated by their positions; a slide turns them back by its distance.
+    """A cache of keys that are rotated by their positions; a slide rotates them back by its distance.
 
-    No entry slides twice, since a slide moves fewer entries than were written since the last: rounding never
-    adds up.
+    A slide moves fewer entries than were written since the last one, so no entry slides twice and rounding errors do
+    not add up.
     """
 
     def __init__(self, attention: Attention, entries: Tensor, length: int, farthest: int, stride: int = 1) -> None:
@@ -142,12 +146,12 @@ class CachedAttention:
         self.qkv = pack(weight)
         self.num_heads, self.head_width = module.num_heads, module.head_width
         self.query: Tensor
-        """(H, B, W), the scaled queries of the step at hand, without positions."""
+        """(H, B, W), the scaled queries of the latest step, without positions."""
         self.usage: Tensor | None = None
-        """(B, N), the attention that each cached step received since the schedule's turn after it; counted if not
+        """(B, N), the attention that each cached step has received from later turns of the schedule; not counted if
         None."""
 
-    def attend(self, x: Tensor, seen: Seen) -> Tensor:
+    def attend(self, x: Tensor, seen: StepView) -> Tensor:
         """Cache the keys and values of x (B, D) at its place; return the attended values (B, D)."""
         projected = torch.mm(x, self.qkv).view(-1, 3, self.num_heads, self.head_width).permute(1, 2, 0, 3)
         self.query = projected[0]
@@ -171,8 +175,8 @@ class CachedAttention:
         """Cache the keys and values of x (B, D) at `place`, without attending."""
         self.steps.write(x[:, None], place)
 
-    def count_usage(self, weights: Tensor, seen: Seen) -> None:
-        """Add the weights (H B, 1, K) of the steps seen to the usage of those before the schedule's last turn."""
+    def count_usage(self, weights: Tensor, seen: StepView) -> None:
+        """Add the weights (H B, 1, K) of the steps seen to the usage of the steps before the schedule's last turn."""
         assert self.usage is not None
         (run,) = seen.steps
         remembered = seen.turn - run.keys.start
@@ -189,7 +193,7 @@ class CachedAttention:
 
 
 def sum_of_values(sources: list[tuple[KeyValueCache, Run]], weights: Tensor) -> Tensor:
-    """(H B, 1, W), the values of the runs, one after the other, weighed by weights (H B, 1, K)."""
+    """(H B, 1, W), the sum of the values of the runs, one after the other, weighted by weights (H B, 1, K)."""
     (cache, run), *others = sources
     if not others:
         return torch.bmm(weights, cache.values[:, run.keys])
@@ -204,8 +208,8 @@ def sum_of_values(sources: list[tuple[KeyValueCache, Run]], weights: Tensor) -> 
 def pack(weight: Tensor) -> Tensor:
     """A linear layer's weight (outputs, inputs) as the right factor (inputs, outputs).
 
-    Its rows in memory lie along the longer side: a product with few rows is bound by reading the weight, which
-    is faster the longer its rows are.
+    It is laid out in memory with rows along its longer side: the time of a product with few rows is that of reading the
+    weight, which is faster the longer its rows are.
     """
     outputs, inputs = weight.shape
     if outputs >= inputs:
