@@ -16,7 +16,7 @@ from agents.features import join_features, one_hot
 
 
 class ActionDistribution(nn.Module, ABC):
-    """A family of distributions over one action space; `parameters` (..., P) are what the policy head puts out."""
+    """Distributions over one action space, given by `parameters` (..., num_parameters), the policy head's output."""
 
     num_parameters: int
     num_features: int

@@ -22,7 +22,7 @@ class PolicyOutput(NamedTuple):
     """Action distributions and values at T entries."""
 
     action_parameters: Tensor
-    """(B, T, P), for `policy.distribution`."""
+    """(B, T, num_parameters), for `policy.distribution`."""
     values: Tensor
     """(B, T)"""
     core: CoreOutput

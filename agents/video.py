@@ -42,7 +42,7 @@ class FrameRecorder(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def write_video(path: Path, frames: list[np.ndarray], frames_per_second: int) -> None:
-    """Write frames (H, W, 3) to a .gif or .mp4 file; raises ValueError on any other suffix."""
+    """Write frames (height, width, 3) to a .gif or .mp4 file; raises ValueError on any other suffix."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected a file name ending in {' or '.join(SUFFIXES)}")
     if path.suffix == ".gif":

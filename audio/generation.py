@@ -22,10 +22,10 @@ from training.errors import InputError
 
 
 class Generated(NamedTuple):
-    """B generated streams of N samples."""
+    """B generated streams of `num_samples` samples each."""
 
     codes: Tensor
-    """(B, N) int64."""
+    """(B, num_samples) int64."""
     nats: Tensor
     """(B,) float64, - log p of the codes of each stream, whatever the temperature they were drawn with."""
 
@@ -39,7 +39,7 @@ class Generated(NamedTuple):
 def generate(
     model: LanguageModel, prompts: Tensor, num_samples: int, sampling: Sampling, generator: torch.Generator
 ) -> Generated:
-    """Continue prompts (B, P) int64, P >= 0, each the beginning of a clip, by `num_samples` samples.
+    """Continue prompts (B, T) int64, T >= 0, each the beginning of a clip, by `num_samples` samples.
 
     WaveNet over codes runs in a compiled loop, unless top_k or top_p is asked for. The model is left in evaluation
     mode. Raises ValueError for a setting that its head cannot follow.
@@ -86,7 +86,7 @@ def _draw(head: Head, y: Tensor, sampling: Sampling, generator: torch.Generator)
 
 
 def read_prompt(path: Path, quantiser: Quantiser, rate: int, gain: float) -> Tensor:
-    """The codes (P,) int64 of a WAV or FLAC file; raises InputError for one that cannot be used at this rate."""
+    """The codes (T,) int64 of a WAV or FLAC file; raises InputError for one that cannot be used at this rate."""
     try:
         clip = waveform.read(path)
     except ClipError as error:

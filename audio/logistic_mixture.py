@@ -22,7 +22,7 @@ MIN_LOG_SCALE = -12.0
 
 
 class LogisticMixture(NamedTuple):
-    """Mixtures of K logistics over `levels` levels.
+    """Mixtures of logistics, the components, over `levels` levels.
 
     The probabilities of all levels sum to 1, however far out the logistics are:
 
@@ -32,11 +32,11 @@ class LogisticMixture(NamedTuple):
     """
 
     logits: Tensor
-    """(..., K), of the weights pi."""
+    """(..., components), of the weights pi."""
     means: Tensor
-    """(..., K)"""
+    """(..., components)"""
     log_scales: Tensor
-    """(..., K)"""
+    """(..., components)"""
     levels: int
 
     def log_prob(self, targets: Tensor) -> Tensor:
@@ -67,6 +67,6 @@ class LogisticMixture(NamedTuple):
 
 
 def from_parameters(parameters: Tensor, levels: int) -> LogisticMixture:
-    """The mixture of parameters (..., 3 K): logits, means, logarithms of scales, the last bounded below."""
+    """The mixture of parameters (..., 3 * components): logits, means, logarithms of scales, the last bounded below."""
     logits, means, log_scales = parameters.float().chunk(3, dim=-1)
     return LogisticMixture(logits, means, log_scales.clamp(min=MIN_LOG_SCALE), levels)

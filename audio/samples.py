@@ -61,7 +61,7 @@ class AudioSamples:
         return metrics
 
     def picture(self) -> NDArray[np.uint8]:
-        """Log-mel spectrograms (H, W, 3), one column an index: the real clip above the generated ones."""
+        """Log-mel spectrograms (height, width, 3), one column an index: the real clip above the generated ones."""
         return log_mel_picture([[c for c in self.clips if c.name.startswith(kind)] for kind in KINDS], self.rate)
 
     def save(self, folder: Path) -> None:
@@ -150,7 +150,7 @@ class AudioSampler:
 
 
 def log_mel_picture(rows: Sequence[Sequence[SampleClip]], rate: int) -> NDArray[np.uint8]:
-    """Log-mel spectrograms (H, W, 3) of rows of clips, all in decibels below the loudest of all."""
+    """Log-mel spectrograms (height, width, 3) of rows of clips, all in decibels below the loudest of all."""
     import librosa
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

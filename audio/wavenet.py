@@ -23,11 +23,11 @@ class WaveNetOptions(CoreOptions):
     """The options of `WaveNet`."""
 
     num_blocks: int = 1
-    """Blocks in each of which the dilations begin anew at 1 (section 2.1). The receptive field grows in proportion."""
+    """Blocks, each of which starts again with dilation 1 (section 2.1). The receptive field grows in proportion."""
     layers_per_block: int = 10
-    """Layers of a block, with the dilations 1, 2, 4, ...; the receptive field doubles with each. The paper has 10."""
+    """Layers of each block, with the dilations 1, 2, 4, ...; the receptive field doubles with each. 10 in the paper."""
     kernel_size: int = 2
-    """Inputs K of a layer, its dilation apart; the paper has 2."""
+    """Taps of each layer: its inputs at the present and earlier steps, one dilation apart. 2 in the paper."""
     d_skip: int | None = None
     """Channels between the skip connections and the output; null is d_model. The paper's text-to-speech takes more."""
 
@@ -41,13 +41,17 @@ class WaveNetOptions(CoreOptions):
 class WaveNet(MemoryCore):
     """WaveNet: blocks of gated causal convolutions of doubling dilation, summed by skip connections.
 
-    A layer of dilation d takes its input at the present step and at K - 1 steps d, 2 d, ... before it;
-    dilations are 1, 2, 4, ... in each of `num_blocks` blocks of `layers_per_block` layers. The output is
-    ReLU(1x1(ReLU(sum of skips))) (figure 4), before the last 1x1 and the softmax, which are the model's, as is
-    the embedding. `d_skip` channels, d_model if None, lie between the skips and the output.
+    A layer (equation 2, figure 4), with * its dilated causal convolution with `kernel_size` taps, and the output:
 
-    State: queues (B, Q, D), the past inputs of all layers, one layer after the other, each from old to new;
-    Q is (K - 1) times the sum of the dilations.
+        z = tanh(W_f * x) sigmoid(W_g * x),   x' = x + W_r z,   y = ReLU(W_o ReLU(sum over layers of W_s z))
+
+    A layer of dilation d reads its input at the present step and at the steps d, 2 d, ... before it. In each of
+    `num_blocks` blocks the `layers_per_block` dilations are 1, 2, 4, .... The last 1x1 convolution, the softmax and the
+    embedding belong to the model. `d_skip` channels, d_model if None, lie between the skips and the output. An
+    independent plain loop is `by_the_paper` in tests/audio/test_wavenet.py.
+
+    State: queues (B, Q, D), the past inputs of all layers, one layer after the other, each from old to new; Q is
+    kernel_size - 1 times the sum of the dilations.
 
     >>> import memory_cores
     >>> core = memory_cores.build("wavenet", d_model=8, layers_per_block=3)
@@ -116,7 +120,7 @@ class WaveNet(MemoryCore):
 
 
 def steps_since_reset(reset: Tensor, never: int) -> Tensor:
-    """For reset (T, B) bool the steps since the last one, `never` or more where there was none."""
+    """For reset (T, B) bool the steps (T, B) since the last one, `never` or more where there was none."""
     step = torch.arange(len(reset), device=reset.device)[:, None]
     last = torch.where(reset, step, -never).cummax(dim=0).values
     return step - last
@@ -209,20 +213,20 @@ class WaveNetStream(Stream):
 
 
 class StackedWeights(NamedTuple):
-    """The weights of a step, stacked over the L layers: K kernel size, D channels, S skip channels."""
+    """The weights of a step, stacked over the L layers, with D channels and E skip channels."""
 
     convolutions: Tensor
-    """(L, 2 D, K * D)"""
+    """(L, 2 D, taps * D)"""
     biases: Tensor
     """(L, 2 D)"""
     residuals: Tensor
     """(L - 1, D, D)"""
     skips: Tensor
-    """(L, S, D)"""
+    """(L, E, D)"""
     skip_bias: Tensor
-    """(S,)"""
+    """(E,)"""
     output: Tensor
-    """(D, S)"""
+    """(D, E)"""
     output_bias: Tensor
     """(D,)"""
 
@@ -230,7 +234,7 @@ class StackedWeights(NamedTuple):
 def stacked_weights(core: WaveNet) -> StackedWeights:
     """Copies of the weights a core has now."""
     layers = core.stack_weights()
-    skip = layers.skip.view(-1, len(layers.biases), core.d_model)  # (S, L, D)
+    skip = layers.skip.view(-1, len(layers.biases), core.d_model)  # (E, L, D)
     weights = StackedWeights(
         torch.stack(list(layers.convolutions)),
         torch.stack(list(layers.biases)),

@@ -21,9 +21,9 @@ class Generated(NamedTuple):
     """The drawn codes, and their log-probabilities."""
 
     codes: Tensor
-    """(B, N) int64."""
+    """(B, num_codes) int64."""
     log_probabilities: Tensor
-    """(B, N) float32, log p of each code given those before it, at temperature 1 whatever they were drawn with."""
+    """(B, num_codes) float32, log p of each code given those before it, at temperature 1 however they were drawn."""
     state: State
     """The core's after the last code."""
     logits: Tensor

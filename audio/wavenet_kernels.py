@@ -2,7 +2,7 @@
 
 A step is a chain of products of one vector with a small matrix; a call into torch for each of them costs more
 than the product. Everything compiled is in this file, because numba's cache on disk notices changes of one file.
-Arrays are contiguous and of one floating-point type. L layers, K kernel size, D channels, S skip channels, V codes.
+Arrays are contiguous and of one floating-point type. L layers, D channels, E skip channels, V codes.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class StepWeights(NamedTuple):
     dilations: Integers
     """(L,)"""
     convolutions: Floats
-    """(L, 2 D, K * D)"""
+    """(L, 2 D, taps * D)"""
     biases: Floats
     """(L, 2 D)"""
     residuals: Floats
     """(L - 1, D, D)"""
     skips: Floats
-    """(L, S, D)"""
+    """(L, E, D)"""
     skip_bias: Floats
-    """(S,)"""
+    """(E,)"""
     output: Floats
-    """(D, S)"""
+    """(D, E)"""
     output_bias: Floats
     """(D,)"""
 
@@ -74,7 +74,7 @@ def compile_loop(function: Callable[P, R]) -> Callable[P, R]:
 
 @compile_loop
 def product(weight: Floats, bias: Floats, x: Floats, out: Floats) -> None:
-    """out = weight (M, N) x (N,) + bias (M,), which may be `out` itself."""
+    """out = weight (rows, columns) x (columns,) + bias (rows,), which may be `out` itself."""
     for row in range(weight.shape[0]):
         total = bias[row]
         for column in range(weight.shape[1]):

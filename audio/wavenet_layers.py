@@ -2,7 +2,7 @@
 
 Autograd's own gradient of these layers adds and copies more than it multiplies; written out, a layer is five
 products forth and back, on whole calls. Tensors are time-major inside, so that a delay by d steps is a shift of
-d * B rows. N = T * B rows, K kernel size, L layers, D channels.
+d * B rows. N = T * B rows, L layers, D channels, E skip channels.
 """
 
 from __future__ import annotations
@@ -58,18 +58,18 @@ class Layers(NamedTuple):
 
 
 class StackWeights(NamedTuple):
-    """The weights of the L layers, with K * D columns of a convolution's taps from the furthest back."""
+    """The weights of the L layers; a convolution's taps * D columns begin with the tap furthest back."""
 
     convolutions: Sequence[Tensor]
-    """L of (2 D, K * D), the rows of tanh's half first."""
+    """L of (2 D, taps * D), the rows of tanh's half first."""
     biases: Sequence[Tensor]
     """L of (2 D,)"""
     residuals: Sequence[Tensor]
     """L - 1 of (D, D)"""
     skip: Tensor
-    """(S, L * D)"""
+    """(E, L * D)"""
     skip_bias: Tensor
-    """(S,)"""
+    """(E,)"""
 
     def flat(self) -> list[Tensor]:
         """All of them in one list."""
@@ -86,7 +86,7 @@ class StackWeights(NamedTuple):
 def gated_stack(
     x: Tensor, queues: Tensor, age: Tensor | None, layers: Layers, weights: StackWeights
 ) -> tuple[Tensor, Tensor]:
-    """Run the stack: x (T, B, D) -> the sum of its skips (T, B, S), and the queues after it.
+    """Run the stack: x (T, B, D) -> the sum of its skips (T, B, E), and the queues after it.
 
     queues: (Q, B, D), the past inputs of all layers one after the other, each from old to new. age (T, B): the
     steps since the row's last reset in this call, at least the receptive field where there was none; None without
@@ -97,11 +97,11 @@ def gated_stack(
 
 
 class GatedStack(torch.autograd.Function):
-    """z = tanh(W_f * x) sigmoid(W_g * x); the next layer's input is x + R z (1609.03499, equation 2, figure 4).
+    """z = tanh(W_f * x) sigmoid(W_g * x); the next layer's input is x + W_r z (1609.03499, equation 2, figure 4).
 
     Each product is added to what it belongs to as it is made, and taps are slices of the layer's input: copies and
     additions of their own cost as much as the products. Shapes are those of `gated_stack`: x (T, B, D), queues
-    (Q, B, D), age (T, B) -> the sum of skips (T, B, S) and the queues (Q, B, D).
+    (Q, B, D), age (T, B) -> the sum of skips (T, B, E) and the queues (Q, B, D).
     """
 
     @staticmethod
@@ -175,12 +175,12 @@ class GatedStack(torch.autograd.Function):
 
 
 def columns(matrix: Tensor, block: int, width: int) -> Tensor:
-    """Columns [block * width, (block + 1) * width) of a matrix (n, columns): (n, width)."""
+    """Columns [block * width, (block + 1) * width) of a matrix (N, columns): (N, width)."""
     return matrix[:, block * width : (block + 1) * width]
 
 
 def differentiate_gate(z_grad: Tensor, gates: Tensor, out: Tensor) -> None:
-    """Into out (n, 2 D) the gradient of the gates' inputs, from that of z (n, D) and from tanh and sigmoid (n, 2 D)."""
+    """Write the gradient of the gates' inputs to out (N, 2 D), from that of z (N, D), and tanh and sigmoid (N, 2 D)."""
     width = z_grad.shape[1]
     tanh, sigmoid = gates[:, :width], gates[:, width:]
     aten.tanh_backward.grad_input(z_grad * sigmoid, tanh, grad_input=out[:, :width])
@@ -188,14 +188,14 @@ def differentiate_gate(z_grad: Tensor, gates: Tensor, out: Tensor) -> None:
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """total (n, D) + left (n, D) @ right (D, D), in one call where the types are one."""
+    """total (N, D) + left (N, D) @ right (D, D), in one call where the types are one."""
     return torch.addmm(total, left, right) if total.dtype == left.dtype else total + left @ right
 
 
 def delay_inputs(x: Tensor, queue: Tensor, delay: int, age: Tensor | None) -> list[tuple[slice, Tensor]]:
-    """The inputs x (T, B, D) of `delay` steps ago, zero from before a reset: rows of N, and their past.
+    """The inputs x (T, B, D) of `delay` steps ago, zero from before a reset: slices of the N rows, and their past.
 
-    First those whose past lies in the queue (n, B, D), then those whose past lies in x.
+    First come the rows whose past lies in the queue (length, B, D), then those whose past lies in x.
     """
     steps, batch, _ = x.shape
     start = len(queue) - delay
@@ -208,7 +208,7 @@ def delay_inputs(x: Tensor, queue: Tensor, delay: int, age: Tensor | None) -> li
 
 
 def newest(x: Tensor, queue: Tensor, age: Tensor | None) -> Tensor:
-    """The queue (n, B, D) after the steps x (T, B, D), zero from before a reset."""
+    """The queue (length, B, D) after the steps x (T, B, D), zero from before a reset."""
     length, steps = len(queue), len(x)
     after = torch.cat([queue[steps:], x[max(steps - length, 0) :]])
     if age is None:

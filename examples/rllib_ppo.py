@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from agents.cluster import start_ray
 
-OPTIONS: dict[str, dict[str, Any]] = {"transformer_xl": {"num_layers": 2, "memory_length": 32, "norm": "pre"}}
+OPTIONS: dict[str, dict[str, Any]] = {"transformer_xl": {"num_layers": 2, "memory_length": 32, "block": "trxl_i"}}
 """Core options by core; others take their defaults."""
 ENOUGH = 0.95
 

@@ -40,7 +40,7 @@ class Bands(nn.Module):
         self.projections = nn.ParameterList(torch.randn(width, d_model) * d_model**-0.5 for width in widths[1:])
 
     def rows_of(self, tokens: Tensor) -> list[Tensor]:
-        """For each band, the places (n,) in tokens (N,) of those in it."""
+        """For each band, the places (count,) of its tokens in tokens (N,)."""
         return [
             ((tokens >= start) & (tokens < stop)).nonzero()[:, 0] for start, stop in itertools.pairwise(self.borders)
         ]

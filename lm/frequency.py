@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lm.corpus import Split
 from lm.vocabulary import Tokens, Vocabulary
-from lm.words import WordVocabulary
+from lm.words import END_OF_LINE, UNKNOWN, WordVocabulary
 
 BOUNDS = {"> 10K": (10_001, math.inf), "1K-10K": (1_000, 10_000), "100-1K": (100, 999), "< 100": (0, 99)}
 """The least and the greatest count of each bucket."""
@@ -33,9 +33,18 @@ class Bucket:
 
 
 def frequency_buckets(nats: NDArray[np.float64], split: Split, train: Split, vocabulary: Vocabulary) -> list[Bucket]:
-    """The buckets of a split whose tokens cost nats (N,); white space after a document's last word is in none."""
+    """The buckets of a split whose tokens cost nats (N,); white space after a document's last word is in none.
+
+    Of words as tokens, <unk> and <eos> are no words of any count: each has a bucket of its own.
+    """
+    special: list[Bucket] = []
     if isinstance(vocabulary, WordVocabulary):
-        counts_and_nats = np.stack([np.bincount(train.tokens, minlength=vocabulary.size)[split.tokens], nats], axis=1)
+        for name in (UNKNOWN, END_OF_LINE):
+            costs = nats[split.tokens == vocabulary.numbers[name.encode()]]
+            special.append(Bucket(name, len(costs), float(costs.sum()), perplexity(float(costs.sum()), len(costs))))
+        ordinary = ~np.isin(split.tokens, [vocabulary.numbers[name.encode()] for name in (UNKNOWN, END_OF_LINE)])
+        counts = np.bincount(train.tokens, minlength=vocabulary.size)[split.tokens]
+        counts_and_nats = np.stack([counts, nats], axis=1)[ordinary]
     else:
         known = Counter(word for document in _documents(train) for word in vocabulary.decode(document).split())
         counts_and_nats = np.array(
@@ -51,7 +60,7 @@ def frequency_buckets(nats: NDArray[np.float64], split: Split, train: Split, voc
         inside = word_nats[(counts >= least) & (counts <= greatest)]
         total = float(inside.sum())
         buckets.append(Bucket(name, len(inside), total, perplexity(total, len(inside))))
-    return buckets
+    return buckets + special
 
 
 def nats_of_words(nats: NDArray[np.float64], tokens: Tokens, vocabulary: Vocabulary) -> Iterator[tuple[bytes, float]]:

@@ -55,7 +55,7 @@ class TokenStream:
 
     @torch.no_grad()
     def read(self, tokens: Tensor) -> Tensor:
-        """Begin documents with tokens (B, N) int64, N >= 0 -> the core's output y (B, D) for the token after them."""
+        """Begin documents with tokens (B, T) int64, T >= 0 -> the core's output y (B, D) for the token after them."""
         tokens = tokens.to(self.model.device)
         inputs = torch.cat([tokens.new_zeros(self.batch_size, 1), tokens], dim=1)
         reset = torch.zeros(inputs.shape, dtype=torch.bool, device=inputs.device)

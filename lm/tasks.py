@@ -103,10 +103,10 @@ def sort_by_count(question: Symbols, symbols: int) -> Symbols:
 def correct(
     config: TaskConfig, questions: Symbols, answers: Symbols, given: Symbols, before: Symbols
 ) -> NDArray[np.bool_]:
-    """Which symbols (N, A) of those `given` are right, for questions (N, steps) and the answers (N, A) of the corpus.
+    """Which symbols (N, length) of those `given` are right, given questions (N, steps) and their answers (N, length).
 
-    `before` (N, A) are the symbols that preceded each given one: those of the answer when teacher-forced, else those
-    given. In sorting, equally frequent symbols may come in any order, each once.
+    `before` (N, length) are the symbols that preceded each given one: those of the answer when teacher-forced, else
+    those given. In sorting, equally frequent symbols may come in any order, each once.
     """
     if config.task != "sorting":
         return np.asarray(answers == given)

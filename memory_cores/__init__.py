@@ -1,7 +1,7 @@
-"""Memory cores: maps (B, T, D) + state -> (B, T, D) + state that serve agents, text and speech alike.
+"""Memory cores: maps (B, T, D) + state -> (B, T, D) + state, for agents, text and speech alike.
 
-`build` makes a core from its name: one of `names()`, or `module:Class` for anybody's own. `options` and `describe` say
-what it takes and what it is.
+`build` makes a core from its name: one of `names()`, or `module:Class` for a core of your own. `options` lists its
+options, and `describe` says in one line what it is.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ CORES: dict[str, type[MemoryCore]] = {
     "universal": Universal,
 }
 ENTRY_POINTS = "reverie.cores"
-"""The entry point group by which an installed package brings in cores of its own, as this project's `audio` does."""
+"""The entry point group through which installed packages provide cores, as this project's `audio` provides WaveNet."""
 
 
 def names() -> tuple[str, ...]:
-    """The names of all cores, ours and those of installed packages, in alphabetical order."""
+    """The names of all cores, built-in and from installed packages, in alphabetical order."""
     return tuple(sorted({*CORES, *entry_points(group=ENTRY_POINTS).names}))
 
 
 def build(name: str, *, d_model: int, **core_options: object) -> MemoryCore:
-    """A new core of width `d_model`, with its defaults for every option not given.
+    """A new core of width `d_model`; options that are not given have their defaults.
 
-    Raises ValueError for an unknown name or option, with the nearest known one, and OptionsError for options that do
-    not fit, all of them at once.
+    Raises ValueError for an unknown name or option, naming the nearest known one, and OptionsError, which lists all
+    problems, for options that are not valid.
     """
     known = options(name)
     unknown = [option for option in core_options if option not in known]
@@ -73,7 +73,7 @@ def build(name: str, *, d_model: int, **core_options: object) -> MemoryCore:
 
 
 def options(name: str) -> dict[str, Option]:
-    """The options of a core beside d_model, with their types, defaults and sentences."""
+    """The options of a core other than d_model, with their types, defaults and sentences."""
     return describe_fields(core_class(name).Options)
 
 
@@ -83,7 +83,7 @@ def describe(name: str) -> str:
 
 
 def core_class(name: str) -> type[MemoryCore]:
-    """The class of a core; raises ValueError for an unknown name, and for a `module:Class` that is none.
+    """The class of a core; raises ValueError for an unknown name and for a `module:Class` that is not a core.
 
     The module of `module:Class` is imported, which runs its code (`importing.import_object`).
     """
@@ -102,7 +102,7 @@ def core_class(name: str) -> type[MemoryCore]:
 
 
 def guess(name: str, known: Iterable[str]) -> str:
-    """`name` quoted, with the nearest of `known`, or all of them where none is near."""
+    """`name` in quotes and a hint: the nearest of `known`, or all of them if none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     if near:

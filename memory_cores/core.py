@@ -1,7 +1,8 @@
 """The contract of a memory core: (B, T, D) and a state in, (B, T, D) and a state out.
 
-Shapes use one glossary everywhere: B batch rows (independent streams), T time steps of one call, D model width,
-H attention heads, K keys attended to, M remembered steps.
+Letters of shapes mean the same in every file (docs/glossary.md): B rows of a batch, which are independent streams; T
+steps of one call; D width of the core; L layers; H attention heads, of width W; K keys that a query may attend to; C
+steps that the state remembers; M compressed slots and remembered steps before a call.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from memory_cores.options import CoreOptions
 
 State = dict[str, Tensor]
-"""What a core remembers: a flat dict of tensors, batch-first, of constant size. None of it is kept on the module."""
+"""What a core remembers: a flat dict of batch-first tensors of constant size. The module itself keeps no state."""
 
 
 class CoreOutput(NamedTuple):
@@ -26,29 +27,29 @@ class CoreOutput(NamedTuple):
     state: State
     """The state after the last step; carries no gradient."""
     losses: dict[str, Tensor]
-    """Scalars the trainer adds to its loss."""
+    """Scalars that the trainer adds to its loss."""
     metrics: dict[str, Tensor]
-    """Detached scalars worth a curve."""
+    """Detached scalars to be logged."""
 
 
 class MemoryCore(nn.Module, ABC):
-    """A recurrent map over sequences whose memory is explicit data.
+    """A recurrent map over sequences, whose memory is explicit data.
 
     Every core obeys the seven laws that `memory_cores.testing` states: chunk invariance, acting is learning,
     causality, reset isolation, row independence, bounded state, finite gradients that stop at the state.
     """
 
     Options: ClassVar[type[CoreOptions]] = CoreOptions
-    """The dataclass of the core's options, beside the core; `CoreOptions` itself has none."""
+    """The dataclass of the core's options; `CoreOptions` itself has no fields."""
     d_model: int
     period: int = 1
-    """Steps in one turn of the memory schedule. Rows of one batch share a phase, so trainers that batch rows of
-    different streams make unroll and segment lengths multiples of it."""
+    """Steps in one turn of the memory schedule. Rows of one batch share a phase, so unroll and segment lengths of
+    trainers that batch rows of different streams must be multiples of it."""
 
     def __init__(self, d_model: int, options: CoreOptions) -> None:
-        """A core of width `d_model`, with freshly drawn weights; `options` is of the type `Options`.
+        """A core of width `d_model` with newly drawn weights; `options` is an instance of `Options`.
 
-        Raises ValueError that lists all options that do not fit.
+        Raises OptionsError, a ValueError that lists all problems, if the options are not valid.
         """
         options.check(type(self).__name__, d_model)
         super().__init__()
@@ -56,20 +57,21 @@ class MemoryCore(nn.Module, ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
-        """The state of `batch_size` streams that have seen nothing, on `device` (the parameters' if None)."""
+        """The state of `batch_size` streams before their first step, on `device` (the parameters' device if None)."""
 
     @abstractmethod
     def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
         """Run T steps.
 
         x: (B, T, D). reset: (B, T) bool, True where x[b, t] is the first step of a new episode or document.
-        Raises ValueError on shapes that do not fit the core or on rows whose schedule phases differ.
+        Raises ValueError for tensors whose shapes do not fit the core and for rows that differ in their schedule's
+        phase.
         """
 
     def stream(self, batch_size: int) -> Stream:
-        """Fast stepping over `batch_size` streams from the initial state, with this core's current weights.
+        """A stepper for `batch_size` streams from the initial state, with this core's current weights.
 
-        A core that has nothing faster is called with one step at a time.
+        Unless a core overrides it with something faster, the stepper calls `forward` with one step at a time.
         """
         return ForwardStream(self, batch_size)
 
@@ -79,9 +81,9 @@ class MemoryCore(nn.Module, ABC):
 
 
 class Stream(ABC):
-    """Steps a core through time one step a call, equal to `forward` on the whole, without gradients.
+    """Runs a core one step a call, without gradients; its outputs equal those of `forward` on the whole sequence.
 
-    Used by actors, evaluation and generation. It may cache anything derived from weights and state.
+    It is used by actors, evaluation and generation, and may cache whatever follows from weights and state.
     """
 
     @abstractmethod
@@ -90,19 +92,19 @@ class Stream(ABC):
 
     @abstractmethod
     def state(self) -> State:
-        """The state now, as `forward` would have returned it; later steps do not change it."""
+        """The present state, as `forward` would have returned it; later steps do not change it."""
 
     @abstractmethod
     def load(self, state: State) -> None:
         """Continue from `state`, whose batch size must be the stream's."""
 
     def refresh(self) -> None:
-        """Rebuild what was derived from the weights; call it after they changed."""
+        """Rebuild what is cached of the weights; to be called after they change."""
         self.load(self.state())
 
 
 class ForwardStream(Stream):
-    """Steps a core by calls of one step each."""
+    """Steps a core by calling `forward` with one step at a time."""
 
     def __init__(self, core: MemoryCore, batch_size: int) -> None:
         self.core = core

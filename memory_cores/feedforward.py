@@ -1,4 +1,4 @@
-"""The control: a core of the same interface that remembers nothing."""
+"""The control: a core with the same interface that remembers nothing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class FeedforwardOptions(CoreOptions):
     """The options of `Feedforward`."""
 
     num_layers: int = 1
-    """Residual MLP blocks, one on the other."""
+    """Stacked residual MLP blocks; cost grows in proportion."""
     d_ff: int | None = None
-    """Width of the MLP's hidden layer; null is 4 d_model. To compare at equal parameters, set it to match."""
+    """Width of the MLP's hidden layer; null is 4 d_model. Set it to match the number of parameters of a core
+    with which this one is compared."""
 
     def problems(self, d_model: int) -> list[str]:
         problems = super().problems(d_model) + at_least(1, num_layers=self.num_layers)
@@ -30,7 +31,7 @@ class FeedforwardOptions(CoreOptions):
 class Feedforward(MemoryCore):
     """No memory: residual pre-norm MLP blocks, the control that shows what a task needs memory for.
 
-    y = x + MLP(LN(x)) for each step alone. The state is empty.
+    Each block computes y = x + MLP(LN(x)) for each step by itself. The state is empty.
 
     >>> import memory_cores
     >>> core = memory_cores.build("feedforward", d_model=8)
@@ -56,7 +57,7 @@ class Feedforward(MemoryCore):
         return CoreOutput(self.transform(x), {}, {}, {})
 
     def transform(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D), each vector on its own."""
+        """(..., D) -> (..., D), each vector by itself."""
         for norm, mlp in zip(self.norms, self.mlps, strict=True):
             x = x + mlp(norm(x))
         return x
@@ -66,7 +67,7 @@ class Feedforward(MemoryCore):
 
 
 class FeedforwardStream(Stream):
-    """Steps a `Feedforward` core, of which there is nothing to cache."""
+    """Steps a `Feedforward` core; there is nothing to cache."""
 
     def __init__(self, core: Feedforward, batch_size: int) -> None:
         self.core = core

@@ -1,4 +1,4 @@
-"""Importing what a configuration names as `module:Name`."""
+"""Imports what a configuration names as `module:Name`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import importlib
 
 
 def import_object(name: str) -> object:
-    """What `module:Name` names; raises ValueError, which says why, where it cannot be imported.
+    """The object that `module:Name` names; raises ValueError with the reason if it cannot be imported.
 
-    Importing a module runs its code: whoever takes the name from a file asks for permission first.
+    Importing a module runs its code, so callers that take the name from a file must ask for permission first.
     """
     module, _, attribute = name.partition(":")
     try:

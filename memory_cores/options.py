@@ -1,6 +1,6 @@
-"""Options of a core: one dataclass beside each core, whose fields are explained where they are declared.
+"""Options of a core: one dataclass for each core, whose fields are explained where they are declared.
 
-What builds a core, what checks a configuration, what lists options and the documentation all read that one place.
+Building a core, checking a configuration, listing options and the documentation all read that one place.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True, kw_only=True)
 class CoreOptions:
-    """The options of a core beside its width.
+    """The options of a core other than its width.
 
-    Every field has a default, and under it a string that says what it is, in which unit, where it comes from, and when
-    one would change it.
+    Every field has a default, and below it a string that says what the option means, in which unit, where it comes from
+    and when to change it.
     """
 
     def problems(self, d_model: int) -> list[str]:
-        """What is wrong with the options of a core of width `d_model`, each beginning with an option's name."""
+        """What is wrong with the options for a core of width `d_model`; each problem begins with an option's name."""
         return at_least(1, d_model=d_model)
 
     def check(self, core: str, d_model: int) -> None:
-        """Raise one OptionsError that lists every problem, if there are any."""
+        """Raise one OptionsError that lists all problems, if there are any."""
         problems = self.problems(d_model)
         if problems:
             raise OptionsError(core, problems)
 
 
 class OptionsError(ValueError):
-    """Options that do not fit a core; `problems` holds one sentence for each, which begins with the option's name."""
+    """Options that are not valid for a core; `problems` holds a sentence for each, which begins with its name."""
 
     def __init__(self, core: str, problems: list[str]) -> None:
         self.problems = problems
@@ -47,11 +47,11 @@ class Option(NamedTuple):
     """One option of a core, or one field of a configuration."""
 
     annotation: Any
-    """Its type, with the bounds of an `Annotated` one."""
+    """Its type, with its bounds if it is `Annotated`."""
     default: Any
-    """Its default, `dataclasses.MISSING` where it must be given."""
+    """Its default; `dataclasses.MISSING` if a value must be given."""
     sentence: str
-    """What it is; empty where nothing is said."""
+    """What it means; empty if the field is not explained."""
 
 
 def describe_fields(schema: type) -> dict[str, Option]:
@@ -70,7 +70,7 @@ def describe_fields(schema: type) -> dict[str, Option]:
 
 @functools.cache
 def field_sentences(schema: type) -> dict[str, str]:
-    """The string under each annotated field of a class and of those that it inherits from, on one line."""
+    """The string below each annotated field of a class and of its base classes, joined to one line."""
     found: dict[str, str] = {}
     for owner in reversed(schema.__mro__):
         if not dataclasses.is_dataclass(owner):
@@ -110,7 +110,7 @@ def one_of(choices: Any, **options: object) -> list[str]:
 
 
 def multiple_of(divisor: int, of: str, **options: int) -> list[str]:
-    """The problems of integer options that must be multiples of `divisor`, which is called `of`."""
+    """The problems of integer options that must be multiples of `divisor`, the value of the option `of`."""
     return [
         f"{name} is {value}, expected a multiple of {of}, {divisor}"
         for name, value in options.items()

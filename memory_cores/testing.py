@@ -1,6 +1,6 @@
-"""The seven laws of a memory core, which hold every core to what trainers, actors and checkpoints rely on.
+"""The seven laws of a memory core, on which trainers, actors and checkpoints rely.
 
-`check_laws` holds anybody's core to them in one line of its tests:
+`check_laws` holds any core to them in one line of its tests:
 
     def test_my_core() -> None:
         check_laws(lambda: MyCore(8, MyOptions()))
@@ -21,18 +21,18 @@ from torch import Tensor
 from memory_cores.core import MemoryCore, State
 
 TOLERANCE = {torch.float32: (1e-3, 1e-3), torch.float64: (1e-7, 1e-9)}
-"""Relative and absolute, of what must be equal but may be computed in another order."""
+"""Relative and absolute tolerance between results that must be equal but may be computed in a different order."""
 
 
 class LawError(AssertionError):
-    """A core broke a law; the message names the law, what it asks for, and the case that showed it."""
+    """A core broke a law; the message names the law, what it asks for, and the case in which it failed."""
 
 
 def check_laws(make_core: Callable[[], MemoryCore], examples: int = 50, seed: int = 0) -> None:
-    """Hold a core to all seven laws, in float32 and float64, over `examples` drawn cases each, small ones first.
+    """Hold a core to all seven laws, in float32 and float64, each on `examples` random cases, small ones first.
 
-    make_core: makes a small core, of a width of 8 or so; its weights are drawn anew. Raises LawError for the first law
-    that does not hold.
+    make_core: returns a small core, of a width of about 8; its weights are drawn anew. Raises LawError for the first
+    law that does not hold.
     """
     for dtype in (torch.float32, torch.float64):
         torch.manual_seed(seed)
@@ -40,15 +40,15 @@ def check_laws(make_core: Callable[[], MemoryCore], examples: int = 50, seed: in
         randomise(core, seed)
         for law in LAWS:
             for case in draw_cases(examples, seed):
-                with naming(law, f"{dtype}, {case}"):
+                with name_law(law, f"{dtype}, {case}"):
                     law(core, case)
-    with naming(gradients_are_exact, "gradcheck in float64"):
+    with name_law(gradients_are_exact, "gradcheck in float64"):
         gradients_are_exact(core)
 
 
 @contextlib.contextmanager
-def naming(law: Callable[..., None], situation: str) -> Iterator[None]:
-    """Turn whatever a check of a law raises into a LawError that names the law."""
+def name_law(law: Callable[..., None], situation: str) -> Iterator[None]:
+    """Turn whatever the check of a law raises into a LawError that names the law."""
     try:
         yield
     except Exception as error:
@@ -58,7 +58,7 @@ def naming(law: Callable[..., None], situation: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Case:
-    """One drawn situation: streams that have run `past` steps and go on for calls of `lengths` steps."""
+    """One random situation: streams that have run `past` steps and then run calls of `lengths` steps."""
 
     seed: int
     batch: int
@@ -68,14 +68,16 @@ class Case:
 
     @property
     def steps(self) -> int:
+        """Steps of all calls together."""
         return sum(self.lengths)
 
     def generator(self, salt: int = 0) -> torch.Generator:
+        """A random generator for the case, another for each salt."""
         return torch.Generator().manual_seed(1000 * self.seed + salt)
 
 
 def draw_cases(count: int, seed: int) -> list[Case]:
-    """Cases of all kinds, the smaller before the larger."""
+    """`count` random cases, the smaller before the larger."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low: int, high: int) -> int:
@@ -94,21 +96,22 @@ def draw_cases(count: int, seed: int) -> list[Case]:
     return sorted(cases, key=lambda case: case.batch * (case.past + case.steps))
 
 
-def like(core: MemoryCore) -> torch.dtype:
+def parameter_dtype(core: MemoryCore) -> torch.dtype:
+    """The dtype of a core's parameters."""
     return next(core.parameters()).dtype
 
 
 def inputs(core: MemoryCore, case: Case, steps: int, salt: int = 0) -> tuple[Tensor, Tensor]:
-    """x (B, T, D) and reset (B, T) of a case; another salt gives others."""
+    """The inputs x (B, T, D) and reset (B, T) of a case, with T = `steps`; different for each salt."""
     generator = case.generator(salt)
     x = torch.randn(case.batch, steps, core.d_model, generator=generator, dtype=torch.float64)
     reset = torch.rand(case.batch, steps, generator=generator) < case.reset_rate
-    return x.to(like(core)), reset
+    return x.to(parameter_dtype(core)), reset
 
 
 @torch.no_grad()
 def past_state(core: MemoryCore, case: Case, steps: int | None = None, salt: int = 1) -> State:
-    """The state of streams that have run for some steps."""
+    """The state of a case's streams after `steps` steps, `case.past` if None."""
     steps = case.past if steps is None else steps
     state = core.initial_state(case.batch)
     if not steps:
@@ -118,11 +121,13 @@ def past_state(core: MemoryCore, case: Case, steps: int | None = None, salt: int
 
 
 def assert_same(core: MemoryCore, actual: Tensor, expected: Tensor, what: str) -> None:
-    rtol, atol = TOLERANCE[like(core)]
+    """Raise AssertionError unless two tensors (...) are equal within the tolerance of the core's dtype."""
+    rtol, atol = TOLERANCE[parameter_dtype(core)]
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, msg=lambda m: f"{what}: {m}")
 
 
 def assert_same_state(core: MemoryCore, actual: State, expected: State, what: str) -> None:
+    """Raise AssertionError unless two states have equal entries, in dtype and within the tolerance."""
     assert actual.keys() == expected.keys(), what
     for name, tensor in expected.items():
         assert actual[name].dtype == tensor.dtype, f"{what}: state[{name!r}]"
@@ -130,6 +135,7 @@ def assert_same_state(core: MemoryCore, actual: State, expected: State, what: st
 
 
 def chunks(case: Case) -> Iterator[slice]:
+    """The steps of each call of a case."""
     start = 0
     for length in case.lengths:
         yield slice(start, start + length)
@@ -176,20 +182,29 @@ def acting_is_learning(core: MemoryCore, case: Case) -> None:
 
 @torch.no_grad()
 def causality(core: MemoryCore, case: Case) -> None:
-    """Law 3: what comes at t changes no output before t."""
+    """Law 3: what comes at t changes no output before t.
+
+    The inputs that are changed from 1, 2, ... on are the rows of one batch, which law 5 holds apart.
+    """
     x, reset = inputs(core, case, case.steps)
     state = past_state(core, case)
     other_x, other_reset = inputs(core, case, case.steps, salt=2)
     y = core(x, state, reset).y
-    for t in range(1, case.steps):
-        changed_x = torch.cat([x[:, :t], other_x[:, t:]], dim=1)
-        changed_reset = torch.cat([reset[:, :t], other_reset[:, t:]], dim=1)
-        assert_same(core, core(changed_x, state, changed_reset).y[:, :t], y[:, :t], f"changed from step {t} on")
+    steps, copies = case.steps, case.steps - 1
+    if not copies:
+        return
+    before = (torch.arange(steps) < torch.arange(1, steps)[:, None])[:, None]  # (T - 1, 1, T)
+    changed_x = torch.where(before[..., None], x, other_x).flatten(0, 1)  # ((T - 1) B, T, D)
+    changed_reset = torch.where(before, reset, other_reset).flatten(0, 1)
+    copied = {name: tensor.repeat(copies, *[1] * (tensor.dim() - 1)) for name, tensor in state.items()}
+    changed = core(changed_x, copied, changed_reset).y.view(copies, *y.shape)
+    later = ~before[..., None]
+    assert_same(core, changed.masked_fill(later, 0.0), y.masked_fill(later, 0.0), "copy i changed from step i + 1 on")
 
 
 @torch.no_grad()
 def reset_isolation(core: MemoryCore, case: Case) -> None:
-    """Law 4: nothing before a reset changes what comes from it on; a reset at phase 0 is a fresh start."""
+    """Law 4: nothing before a reset changes anything from it on; a reset at phase 0 equals a fresh start."""
     x, reset = inputs(core, case, case.steps)
     other_x, other_reset = inputs(core, case, case.steps, salt=2)
     at = case.seed % case.steps
@@ -239,7 +254,7 @@ def bounded_state(core: MemoryCore, case: Case) -> None:
 
 
 def gradients(core: MemoryCore, case: Case) -> None:
-    """Law 7: gradients are finite, however empty or uniform the memory, and none enters the state."""
+    """Law 7: gradients are finite, however empty or uniform the memory, and none flows into the state."""
     x, reset = inputs(core, case, case.steps)
     situations: dict[str, tuple[Tensor, State, Tensor | None]] = {
         "as drawn": (x, past_state(core, case), reset),

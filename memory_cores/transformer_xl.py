@@ -20,10 +20,11 @@ class TransformerXLOptions(AttentionOptions):
     """The options of `TransformerXL`."""
 
     num_layers: int = 2
-    """Blocks, one on the other. The reach of information through memory is num_layers times memory_length."""
+    """Stacked blocks, each with a memory of its own. Through their memories information reaches num_layers times
+    memory_length steps back; cost grows in proportion."""
     granularity: int = 1
-    """Steps by which the memory moves on at a time. 1 is an exact sliding window; the segment length is the schedule of
-    the paper (section 3.2), cheaper in training. Unroll and segment lengths must be multiples of it."""
+    """Steps by which the memory moves on at a time. 1 is an exact sliding window; the segment length is the paper's
+    schedule (section 3.2), which is cheaper in training. Unroll and segment lengths must be multiples of it."""
 
     def problems(self, d_model: int) -> list[str]:
         sizes = at_least(1, num_layers=self.num_layers, granularity=self.granularity)
@@ -33,14 +34,15 @@ class TransformerXLOptions(AttentionOptions):
 class TransformerXL(MemoryTransformer):
     """Transformer-XL: attention to a memory of each layer's past inputs; gated (GTrXL) by default.
 
-    Layer n of the step t, with x^n its input and x^n_mem the inputs that it remembers (section 3.2, equations):
+    Layer n at step t, with its input x^n and the inputs x^n_mem that it remembers (section 3.2, equations):
 
-        x^{n+1}_t = block(x^n_t, keys and values of [x^n_mem, x^n]),   memory' = the newest of [x^n_mem, x^n]
+        x^{n+1}_t = block(x^n_t, keys and values of [x^n_mem, x^n]),   x^n_mem' = the newest of [x^n_mem, x^n]
 
-    State: memory (B, L, C, D), the last C = memory_length + granularity - 1 inputs of each layer, newest
-    last, zeros where unused; age (B,) int64, the slots in use; phase (B,) int64, steps seen modulo
-    granularity. Parameters do not depend on memory_length or granularity, so both may differ between training
-    and evaluation.
+    An independent plain loop is `plain_stream` in tests/memory_cores/test_transformer_xl.py.
+
+    State: memory (B, L, C, D), the last C = memory_length + granularity - 1 inputs of each layer, newest last, zeros
+    where unused; age (B,) int64, steps of the episode, at most C; phase (B,) int64, steps seen modulo granularity. The
+    parameters depend neither on memory_length nor on granularity, so both may differ between training and evaluation.
 
     >>> import memory_cores
     >>> core = memory_cores.build("transformer_xl", d_model=8, memory_length=3)

@@ -1,4 +1,4 @@
-"""Checks of the tensors of a call; each error names what is wrong."""
+"""Checks of the tensors of a call; errors name the tensor, what it is and what was expected."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def check_step(core: MemoryCore, batch_size: int, x: Tensor, reset: Tensor | Non
 
 
 def check_reset(reset: Tensor | None, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless `reset` is absent or a bool tensor of `shape`."""
+    """Raise ValueError unless `reset` is None or a bool tensor of `shape`, (B, T) of a call or (B,) of a step."""
     if reset is not None and (reset.dtype != torch.bool or reset.shape != shape):
         raise ValueError(f"reset is {reset.dtype} {tuple(reset.shape)}, expected torch.bool {tuple(shape)}")
 
 
 def check_state(core: MemoryCore, state: State, batch_size: int) -> None:
-    """Raise ValueError unless `state` has the keys, shapes and types of `batch_size` streams of `core`."""
+    """Raise ValueError unless `state` has the entries, shapes and dtypes of `batch_size` streams of `core`."""
     expected = core.initial_state(batch_size, device="meta")
     if state.keys() != expected.keys():
         raise ValueError(f"state has the entries {sorted(state)}, expected {sorted(expected)}")

@@ -20,6 +20,8 @@ from training.errors import UserError
 AS_TRAINED = "as trained"
 SAME_DATA = {"data.cache", "data.words", "data.origin"}
 """Fields of the section that choose no other data."""
+READ_BY_EVALUATION = ("train.batch_size", "train.device", "train.num_threads")
+"""What an evaluation reads of the sections `train` and `run`; it computes in float32."""
 
 Config = TypeVar("Config", bound=lm.config.ExperimentConfig | audio.config.ExperimentConfig)
 Result = TypeVar("Result")
@@ -46,8 +48,10 @@ def evaluate_variants(
     """Score the variants of a configuration one by one; returns each result with the label of its row.
 
     With `as_json`, each result is printed as one JSON object as soon as it is known.
-    Raises UserError where the device of a variant is missing, before the first, perhaps long, evaluation.
+    Raises UserError where an override changes nothing in an evaluation or a device is missing, before the first,
+    perhaps long, evaluation.
     """
+    refuse_idle_overrides(run, [words for words, _ in variants])
     for _, config in variants:
         require_device(config.train.device)
     torch.set_num_threads(variants[0][1].train.num_threads)
@@ -74,6 +78,17 @@ def require_same_data(sha256: str, checkpoint: Checkpoint, path: str) -> None:
         raise UserError(
             f"{path}: is not the data that {checkpoint.path} was trained on (SHA-256 {sha256[:12]}..., then "
             f"{trained[:12]}...); evaluate with data.path={path} scores it nevertheless"
+        )
+
+
+def refuse_idle_overrides(run: Path, choices: Sequence[Sequence[str]]) -> None:
+    """Raise UserError for overrides of fields that an evaluation does not read."""
+    keys = dict.fromkeys(word.partition("=")[0] for words in choices for word in words)
+    idle = [key for key in keys if key.partition(".")[0] in ("train", "run") and key not in READ_BY_EVALUATION]
+    if idle:
+        raise UserError(
+            f"{run}: {', '.join(idle)}: changes nothing in an evaluation, which reads core, data, model and "
+            f"{', '.join(READ_BY_EVALUATION)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The house: imports point one way and never in a circle, and private names stay private."""
+"""The house: imports point one way and never in a circle, private names stay private, files stay short."""
 
 from __future__ import annotations
 
@@ -99,3 +99,9 @@ def test_no_modules_import_each_other() -> None:
 )
 def test_imports_are_found_wherever_they_stand(source: str, expected: set[str]) -> None:
     assert modules_imported(source, {"p", "p.a", "p.c.d"}) == expected
+
+
+@pytest.mark.parametrize("folder", [*MAY_IMPORT, "tests", "benchmarks", "examples"])
+def test_files_are_short_enough_to_read(folder: str) -> None:
+    lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert {str(path): lines for path, lines in lengths.items() if lines > 400} == {}

@@ -17,13 +17,14 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 import memory_cores
 from benchmarks.command_line import make_parser
 from memory_cores import MemoryCore, State
+from memory_cores.attention.block import BlockKind
 
 SHAPE: dict[str, Any] = {"d_model": 256, "num_heads": 4, "d_ff": 1024, "memory_length": 256}
 AGES = (100, 3 * SHAPE["memory_length"])
@@ -87,12 +88,12 @@ def actor_step(core: MemoryCore, batch_size: int) -> tuple[float, float]:
 
 def timed() -> Iterator[tuple[str, dict[str, Any]]]:
     """The cores of the first table and their options."""
-    for norm, positions in itertools.product(("post", "pre", "gru"), ("relative", "rotary")):
-        yield "transformer_xl", {"norm": norm, "positions": positions, "num_layers": 4}
-    for name, norm in itertools.product(("compressive", "infinity"), ("post", "gru")):
-        yield name, {"norm": norm, "num_layers": 4}
-    for norm, halting in itertools.product(("post", "gru"), ("none", "graves")):
-        yield "universal", {"norm": norm, "halting": halting, "max_ponder_steps": 4}
+    for block, positions in itertools.product(get_args(BlockKind), ("relative", "rotary")):
+        yield "transformer_xl", {"block": block, "positions": positions, "num_layers": 4}
+    for name, block in itertools.product(("compressive", "infinity"), ("post", "gtrxl")):
+        yield name, {"block": block, "num_layers": 4}
+    for block, halting in itertools.product(("post", "gtrxl"), ("none", "graves")):
+        yield "universal", {"block": block, "halting": halting, "max_ponder_steps": 4}
 
 
 @torch.no_grad()
@@ -114,9 +115,9 @@ def main() -> None:
             print(f"{label:30} {age:8}   {times}", flush=True)
 
     print(f"\n{'batch 32, width 64':50} {'step':>7} {'with resets':>12}")
-    gated = itertools.product(("transformer_xl", "infinity"), ("post", "gru"), ("relative", "rotary"))
+    gated = itertools.product(("transformer_xl", "infinity"), ("post", "gtrxl"), ("relative", "rotary"))
     for name, *options in [("feedforward",), ("lstm",), *gated]:
-        keywords = {"norm": options[0], "positions": options[1]} if options else {}
+        keywords = {"block": options[0], "positions": options[1]} if options else {}
         plain, with_resets = actor_step(memory_cores.build(name, d_model=64, **keywords), 32)
         print(f"{' '.join([name, *options]):50} {plain:7.0f} {with_resets:12.0f}", flush=True)
 

@@ -13,17 +13,17 @@ from memory_cores.attention.positions import Positions, RelativePositions, Relat
 from memory_cores.layers.initialisation import fan_in_normal_
 
 Observe = Callable[[View, Tensor], None]
-"""Is shown the attention weights (B, H, S, K) of every view, without gradient and before dropout."""
+"""A function that is called with every view and its attention weights (B, H, S, K), detached and before dropout."""
 OutputHook = Callable[[Tensor, Tensor], Tensor]
-"""Is given the scaled queries (B, H, T, W), without positions, and the attention's output (B, T, D); returns the output
-that is used in its place."""
+"""A function that takes the scaled queries (B, H, T, W), without positions, and the attention's output (B, T, D), and
+returns the output used in its place."""
 
 
 class Attention(nn.Module):
-    """softmax(Q K^T / sqrt(W) + positions) V over the keys that a pattern names (Vaswani et al., 1706.03762, section
-    3.2), heads of width W = D / H.
+    """softmax(Q K^T / sqrt(W) + positions) V over the keys that a pattern names, with heads of width W = D / H
+    (Vaswani et al., 1706.03762, section 3.2).
 
-    Tensors of heads are (H, B, T, W): one table of relative positions then serves all rows in one product.
+    Tensors of heads are (H, B, T, W), so that one table of relative positions serves all rows in one product.
     """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float, positions: Positions) -> None:
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         views: list[View],
         positions: RelativePositions | RotaryPositions | None,
     ) -> Tensor:
-        """`forward` for some steps (B, S, D) of x alone, at which the views and positions are -> (B, S, D)."""
+        """`forward` for some steps of x alone, queries (B, S, D) -> (B, S, D), with their views and positions."""
         query = functional.linear(queries, self.qkv.weight[: x.shape[-1]])
         key, value = self.project_memory(torch.cat([memory, x], dim=1))
         return self.attend(query, key, value, views, positions)
@@ -108,7 +108,7 @@ class Attention(nn.Module):
         for view in views:
             asking, keys, values = take(query, view.queries), take(key, view.keys), take(value, view.keys)
             if terms is None and observe is None:
-                attended.append(fused(asking, keys, values, view.mask, dropout))
+                attended.append(fused_attention(asking, keys, values, view.mask, dropout))
                 continue
             asking = asking * self.scale
             scores = asking @ keys.transpose(-1, -2) if terms is None else terms.scores(asking, keys, view)
@@ -131,7 +131,7 @@ class Attention(nn.Module):
     def relative_terms(self, positions: RelativePositions) -> RelativeTerms:
         """This layer's terms of the relative positions of a call."""
         table = self.position_table(self.dropout(positions.table))
-        biases = (self.scale * bias[:, None] for bias in (positions.content_bias, positions.position_bias))
+        biases = (self.scale * bias for bias in (positions.content_bias, positions.position_bias))
         return RelativeTerms(table, positions.farthest, *biases)
 
     def position_table(self, sinusoids: Tensor) -> Tensor:
@@ -140,8 +140,8 @@ class Attention(nn.Module):
         return self.heads(self.position(sinusoids)).transpose(1, 2).contiguous()
 
 
-def fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """softmax(Q K^T / sqrt(W)) V (H, B, S, W) by torch's fused kernels, which keep no weights."""
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    """softmax(Q K^T / sqrt(W)) V (H, B, S, W) by torch's fused kernels, which do not return weights."""
     mask = mask.transpose(0, 1) if mask.dim() == 4 else mask[:, None]
     query, key, value = (tensor.transpose(0, 1) for tensor in (query, key, value))  # (B, H, T, W)
     return functional.scaled_dot_product_attention(query, key, value, mask, dropout).transpose(0, 1)

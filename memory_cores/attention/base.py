@@ -1,4 +1,4 @@
-"""What the cores that attend to a scheduled memory share: their blocks, and the positions of steps and slots."""
+"""The base class of the cores that attend to a scheduled memory, and their common options."""
 
 from __future__ import annotations
 
@@ -26,26 +26,30 @@ from memory_cores.options import CoreOptions, at_least, multiple_of, one_of, pro
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionOptions(CoreOptions):
-    """The options of every core that attends to a memory."""
+    """The options of every core that attends to a scheduled memory."""
 
     num_heads: int = 4
-    """Attention heads H of width d_model / H (Vaswani et al., 1706.03762, section 3.2.2); must divide d_model. More
+    """Attention heads H of width W = d_model / H (Vaswani et al., 1706.03762, section 3.2.2); must divide d_model. More
     heads attend to more places at once, each with less width."""
     d_ff: int | None = None
-    """Width of the MLP's hidden layer; null is 4 d_model, as the papers have it. Narrower trades capacity for speed."""
+    """Width of the MLP's hidden layer; null is 4 d_model, as the papers have it. A narrower one trades capacity for
+    speed."""
     memory_length: int = 64
-    """Steps before its own turn of the schedule that a step attends to, whatever the length of a call. As long as what
-    must be remembered exactly; cost grows in proportion. May differ between training and evaluation."""
+    """How many steps before its own turn of the schedule a step attends to, whatever the length of a call. Set it to
+    the distance over which steps must be remembered exactly; cost grows in proportion. May differ between training and
+    evaluation."""
     block: BlockKind = "gtrxl"
     """Order of norm, residual and gate. gtrxl: GRU gates, for agents (Parisotto et al., 1910.06764, section 3.2);
-    trxl_i: its ungated form; post: the language models of the papers; pre: plain pre-norm, easiest to train deep."""
+    trxl_i: its ungated form; post: post-norm, as in the papers' language models; pre: plain pre-norm, easiest to train
+    when deep."""
     final_norm: bool | None = None
-    """Whether a layer norm follows the last block; null is only after `pre` blocks, whose output has none."""
+    """Whether a layer norm follows the last block; null adds one after `pre` blocks alone, whose output is not
+    normalised."""
     positions: Positions = "relative"
     """How attention knows distance. relative: Transformer-XL's (Dai et al., 1901.02860, section 3.3); rotary: Su et
-    al., 2104.09864, on torch's fused kernels; none: by content alone, for what has no order beyond causality."""
+    al., 2104.09864, on torch's fused kernels; none: by content alone, for inputs whose order does not matter."""
     dropout: float = 0.0
-    """Share of the attention weights, of the MLP's hidden layer and of both outputs that training drops; from 0 to
+    """Dropout rate of the attention weights, of the MLP's hidden layer and of both sublayers' outputs; 0 or more and
     below 1. Raise it where the held-out loss rises while the training loss falls."""
 
     def problems(self, d_model: int) -> list[str]:
@@ -59,7 +63,7 @@ class AttentionOptions(CoreOptions):
         return problems
 
     def width_problems(self, d_model: int) -> list[str]:
-        """The problem of a width that the heads or the positions cannot share out."""
+        """The problem of a width that does not suit the number of heads or the kind of positions."""
         if d_model % self.num_heads:
             return multiple_of(self.num_heads, "num_heads", d_model=d_model)
         if self.positions == "rotary" and d_model // self.num_heads % 2:
@@ -95,7 +99,7 @@ class MemoryTransformer(MemoryCore):
         schedule: MemorySchedule,
         make_blocks: Callable[[], Iterable[nn.Module]],
     ) -> None:
-        """make_blocks: called once the options are known to fit."""
+        """make_blocks: is called once the options have been checked."""
         super().__init__(d_model, options)
         self.schedule = schedule
         self.period = schedule.granularity
@@ -123,11 +127,11 @@ class MemoryTransformer(MemoryCore):
         return tensors | counts
 
     def normalise_output(self, x: Tensor) -> Tensor:
-        """The outputs (..., D) of the core from those (..., D) of the last block."""
+        """The output (..., D) of the core for the output (..., D) of the last block."""
         return x if self.final_norm is None else self.final_norm(x)
 
     def call_positions(self, window: Window, *, like: Tensor) -> RelativePositions | RotaryPositions | None:
-        """The positions of a call, which all layers share."""
+        """The positions of a call, which all layers share, with the dtype and device of `like`."""
         if self.positions == "relative":
             runs = [(run, view.stop - view.start) for view in window.views for run in view.runs]
             farthest = max(farthest_distance(run, steps) for run, steps in runs)

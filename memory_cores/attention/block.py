@@ -18,7 +18,7 @@ class TransformerBlock(nn.Module):
     With the sublayers f, attention and MLP, one after the other:
 
         post    LN(x + f(x))                 Vaswani et al., 1706.03762, section 3.1
-        pre     x + f(LN(x))                 Baevski & Auli, 1809.10853; wants a norm after the last block
+        pre     x + f(LN(x))                 Baevski & Auli, 1809.10853; needs a norm after the last block
         trxl_i  x + relu(f(LN(x)))           identity map reordering (TrXL-I; Parisotto et al., 1910.06764, section 3.1)
         gtrxl   g(x, relu(f(LN(x))))         GRU gates g (GTrXL; section 3.2)
     """
@@ -41,7 +41,7 @@ class TransformerBlock(nn.Module):
         return self.after_mlp(h, self.mlp(self.mlp_input(h)))
 
     def normalise_memory(self, memory: Tensor) -> Tensor:
-        """Layer inputs, remembered or of the call, (..., D) as attention reads them."""
+        """Layer inputs (..., D), remembered ones or those of the call, as attention reads them."""
         return memory if self.kind == "post" else self.attention_norm(memory)
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:

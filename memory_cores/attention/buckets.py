@@ -18,20 +18,21 @@ BUCKETS = 6
 
 
 class AttentionBuckets(NamedTuple):
-    """Attention of N turns of the memory schedule, its mean over heads and over the queries of a turn."""
+    """Attention in N turns of the memory schedule, of all rows, averaged over heads and over the queries of a turn."""
 
     shares: Tensor
-    """(N, L, 3 * BUCKETS), which sum to 1 over the parts' buckets."""
+    """(N, L, 3 * BUCKETS), which sum to 1 over the buckets of all parts."""
     full: bool
-    """Whether all N turns had a full memory; if False there was none that had, and every turn counts."""
+    """Whether these are the turns with a full memory; if there was no such turn, it is False and these are all
+    turns."""
 
 
 @torch.no_grad()
 def attention_buckets(core: MemoryTransformer, x: Tensor, reset: Tensor) -> AttentionBuckets:
-    """Run B streams from nothing and see where their attention goes.
+    """Run B streams from the initial state and sum up where their attention goes.
 
-    x: (B, T, D), reset: (B, T) bool; steps after the last whole turn of the schedule are not run. The present
-    is a query's own turn, the memory the uncompressed steps before it. Raises ValueError where T is less than a turn.
+    x: (B, T, D), reset: (B, T) bool; steps after the last whole turn of the schedule are not run. The present is a
+    query's own turn, and the memory is the uncompressed steps before it. Raises ValueError where T is less than a turn.
     """
     schedule = core.schedule
     turns = x.shape[1] // schedule.granularity
@@ -66,7 +67,7 @@ class Watch:
         self.sums: Tensor | None = None
 
     def attach(self, attention: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments of an attention module with this watch as observer, beside the one there may be."""
+        """The arguments of a call of an attention module, with this watch added to the observer they may hold."""
         other: Observe | None = arguments[4] if len(arguments) > 4 else None
 
         def observe(view: View, weights: Tensor) -> None:
@@ -77,7 +78,7 @@ class Watch:
         return (*arguments[:4], observe, *arguments[5:])
 
     def add(self, view: View, weights: Tensor) -> None:
-        """weights: (B, H, S, K) of the next S queries of the streams."""
+        """Count the weights (B, H, S, K) of the next S queries of the streams."""
         buckets = self.buckets(view.stop - view.start, weights.shape[-1] - view.num_slots, view.num_slots)
         flat = weights.float().mean(dim=1).flatten(1)  # (B, S K)
         sums = flat.new_zeros(len(flat), len(PARTS) * BUCKETS)
@@ -86,12 +87,12 @@ class Watch:
         self.time += view.stop - view.start
 
     def buckets(self, queries: int, keys: int, slots: int) -> Tensor:
-        """(S, K) int64, the bucket of each key of the next S queries, whose `keys` steps end with the last query."""
+        """(S, K) int64, the bucket of each key for the next S queries; the last of `keys` steps is the last query."""
         schedule = self.schedule
         query = torch.arange(queries)[:, None]
         phase = (self.time + query) % schedule.granularity
         context = schedule.memory_length + (phase - schedule.memory_length) % schedule.granularity
-        begin = query - phase  # of the present
+        begin = query - phase  # where the present begins
         key = torch.arange(queries - keys, queries)
         present = bucket(key - begin, torch.full_like(begin, schedule.granularity))
         memory_length = context - phase
@@ -103,12 +104,15 @@ class Watch:
         return torch.cat([compressed, steps], dim=1)
 
     def take(self) -> Tensor:
-        """The shares (B, 3 * BUCKETS) since the last take."""
+        """The shares (B, 3 * BUCKETS) since `take` was last called."""
         assert self.sums is not None
         sums, self.sums = self.sums, None
         return sums / sums.sum(dim=1, keepdim=True)
 
 
 def bucket(place: Tensor, length: Tensor) -> Tensor:
-    """Which of BUCKETS equal parts of `length` the places lie in; those outside, which no query sees, in the ends."""
+    """(S, K) int64, which of BUCKETS equal parts of length (S, 1) each place (S, K) or (K,) lies in.
+
+    Places outside, which no query sees, are counted to the first or last part.
+    """
     return (BUCKETS * place).div(length.clamp(min=1), rounding_mode="floor").clamp(0, BUCKETS - 1)

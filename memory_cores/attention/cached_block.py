@@ -8,19 +8,20 @@ from torch.nn import functional
 
 from memory_cores.attention.attention import OutputHook
 from memory_cores.attention.block import TransformerBlock
-from memory_cores.attention.kv_cache import CachedAttention, Seen, pack
+from memory_cores.attention.kv_cache import CachedAttention, StepView, pack
 from memory_cores.layers.gating import GRUGate
 
 
 class CachedBlock:
-    """A Transformer block that takes one step of B rows."""
+    """A Transformer block that computes one step of B rows."""
 
     def __init__(self, block: TransformerBlock, attention: CachedAttention, batch_size: int) -> None:
         self.block = block
         self.kind = block.kind
         self.attention = attention
         self.hook: OutputHook | None = None
-        """Is given the scaled queries (B, H, 1, W) and the attention's output (B, D)."""
+        """Takes the scaled queries (B, H, 1, W) and the attention's output (B, D); returns the output used in its
+        place."""
         self.attention_output = pack(attention.module.output.weight)
         self.hidden = pack(block.mlp.hidden.weight)
         self.output = pack(block.mlp.output.weight)
@@ -28,16 +29,16 @@ class CachedBlock:
             self.attention_gate = CachedGate(block.attention_gate, batch_size)
             self.mlp_gate = CachedGate(block.mlp_gate, batch_size)
 
-    def step(self, x: Tensor, seen: Seen) -> Tensor:
-        """x (B, D) attends to what is cached and seen, and itself -> (B, D)."""
+    def step(self, x: Tensor, seen: StepView) -> Tensor:
+        """x (B, D) attends to the cached keys that are seen and to itself -> (B, D)."""
         h = self.attend(x, seen)
         return self.after_mlp(h, self.mlp(self.mlp_input(h)))
 
-    def attend(self, x: Tensor, seen: Seen) -> Tensor:
-        """The attention sublayer: x (B, D) attends to what is cached and seen, and itself -> (B, D)."""
+    def attend(self, x: Tensor, seen: StepView) -> Tensor:
+        """The attention sublayer: x (B, D) attends to the cached keys that are seen and to itself -> (B, D)."""
         if self.kind == "post":
-            return normalise(self.attended(x, seen).add_(x), self.block.attention_norm)
-        attended = self.attended(normalise(x, self.block.attention_norm), seen)
+            return normalise(self.run_attention(x, seen).add_(x), self.block.attention_norm)
+        attended = self.run_attention(normalise(x, self.block.attention_norm), seen)
         if self.kind == "pre":
             return attended.add_(x)
         attended.relu_()
@@ -56,10 +57,10 @@ class CachedBlock:
         transformed.relu_()
         return self.mlp_gate.combine(h, transformed) if self.kind == "gtrxl" else transformed.add_(h)
 
-    def attended(self, x: Tensor, seen: Seen) -> Tensor:
-        """The attention's output (B, D) for its input x (B, D)."""
+    def run_attention(self, x: Tensor, seen: StepView) -> Tensor:
+        """The output (B, D) of the attention module for its input x (B, D)."""
         output = torch.mm(self.attention.attend(x, seen), self.attention_output)
-        return output if self.hook is None else self.hook(self.attention.query, output)
+        return output if self.hook is None else self.hook(self.attention.query.transpose(0, 1)[:, :, None], output)
 
     def mlp(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
@@ -68,7 +69,7 @@ class CachedBlock:
 
 
 class CachedGate:
-    """A GRU gate over preallocated rows [y, x] and [y, r x]."""
+    """A GRU gate that computes in preallocated rows, [y, x] and then [y, r x]."""
 
     def __init__(self, gate: GRUGate, batch_size: int) -> None:
         self.reset_update = pack(gate.reset_update.weight)

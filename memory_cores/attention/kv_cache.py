@@ -8,67 +8,75 @@ import torch
 from torch import Tensor
 
 from memory_cores.attention.attention import Attention
-from memory_cores.attention.patterns import Run, take
+from memory_cores.attention.patterns import Run
 from memory_cores.attention.positions import RelativeTerms, rotary_table, rotate, sinusoids
 
 
-class Seen(NamedTuple):
-    """What one step attends to."""
+class StepView(NamedTuple):
+    """The cached keys that a single step attends to."""
 
     place: int
-    """The step's own place among the cached steps."""
+    """The place of the step itself among the cached steps."""
     steps: tuple[Run, ...]
-    """Cached steps, the last of them itself."""
+    """Runs of cached steps; the last key is the step itself."""
     slots: Run | None = None
-    """Cached slots."""
+    """The run of cached compressed slots."""
     penalty: Tensor | None = None
-    """(B, slots + steps), added to each row's scores; None if every row sees all of them."""
+    """(B, K), added to each row's scores: 0 at keys that the row sees and -inf at others; None if all rows see all."""
     turn: int = 0
     """The place of the first step since the schedule's last turn, the last multiple of its granularity."""
 
 
 class KeyValueCache:
-    """Keys and values (2, H, B, N, W) at N places in time order, `stride` steps apart, of attention without positions.
+    """Keys and values (2, H, B, N, W) at N places in time order, for attention without positions.
 
-    A place's position is stride times the place.
+    Places are `stride` steps apart: the position of a place is stride times the place.
     """
 
     def __init__(self, attention: Attention, entries: Tensor, length: int, stride: int = 1) -> None:
-        """entries (B, C, D), normalised if the block does so, fill the first C of `length` places."""
+        """entries (B, N, D), normalised if the block normalises them, fill the first N of `length` places."""
         self.attention = attention
         self.stride = stride
         self.buffer = entries.new_zeros(2, attention.num_heads, entries.shape[0], length, attention.head_width)
-        self.keys, self.values = self.buffer  # views
+        self.keys, self.values = self.buffer.flatten(1, 2)  # (H B, N, W), views
         self.write(entries, 0)
 
     def write(self, entries: Tensor, place: int) -> None:
-        """Cache entries (B, n, D) from `place` on."""
+        """Cache entries (B, N, D) from `place` on."""
         keys, values = (self.attention.heads(part) for part in self.attention.project_memory(entries))
         places = slice(place, place + entries.shape[1])
-        self.keys[:, :, places] = self.turn(keys, slice(self.stride * place, self.stride * places.stop, self.stride))
-        self.values[:, :, places] = values
+        positions = slice(self.stride * places.start, self.stride * places.stop, self.stride)
+        self.buffer[0, :, :, places] = self.turn(keys, positions)
+        self.buffer[1, :, :, places] = values
 
-    def put(self, key: Tensor, value: Tensor, place: int) -> None:
-        """Cache a turned key and a value (H, B, W) at `place`."""
-        self.keys[:, :, place] = key
-        self.values[:, :, place] = value
+    def enter(self, projected: Tensor, place: int) -> Tensor:
+        """Cache a step, whose query, key and value are projected (3, H, B, W), at `place`.
+
+        Returns its query (H, B, W), rotated by its position where positions are rotary.
+        """
+        self.buffer[:, :, :, place] = projected[1:]
+        return projected[0]
 
     def slide(self, count: int, place: int) -> None:
         """Move the `count` entries before `place` to the front."""
         self.buffer[:, :, :, :count] = self.buffer[:, :, :, place - count : place]
 
     def turn(self, x: Tensor, positions: int | slice) -> Tensor:
-        """Queries or keys (..., n, W), or one (..., W), as they are at their positions."""
+        """Queries or keys (..., N, W), or one (..., W), rotated by their positions where these are rotary."""
         return x
 
     def scores(self, query: Tensor, run: Run) -> Tensor:
-        """(H, B, 1, K), of the scaled and turned query (H, B, 1, W) of one step and a run of cached keys."""
-        return query @ take(self.keys, (run,)).transpose(-1, -2)
+        """The scores (H B, 1, K) of one step's scaled and rotated queries (H, B, W) and a run of cached keys."""
+        keys = self.keys[:, run.keys]
+        return torch.bmm(query.reshape(-1, 1, keys.shape[2]), keys.transpose(1, 2))
 
 
 class RelativeCache(KeyValueCache):
-    """Tabulates the products of the relative positions, one table for each remainder of a distance by the stride, so
-    that the keys of a run find theirs in a row."""
+    """A cache with tables of the products of relative positions.
+
+    There is one table for each remainder of a distance divided by the stride, so that the terms of a run of keys are
+    consecutive.
+    """
 
     def __init__(
         self,
@@ -79,12 +87,13 @@ class RelativeCache(KeyValueCache):
         distances: range,
         stride: int = 1,
     ) -> None:
-        """biases: u and v (H, 1, W). distances: all from a key to a query, whose number the stride divides."""
+        """biases: u and v (H, 1, W). distances: all that occur between a key and a query; the stride divides their
+        number."""
         super().__init__(attention, entries, length, stride)
         self.nearest = distances.start
         descending = torch.tensor(distances[::-1], device=entries.device)
         table = attention.position_table(sinusoids(descending, entries.shape[-1], entries.dtype))
-        scaled = [attention.scale * bias.detach()[:, None] for bias in biases]
+        scaled = [attention.scale * bias.detach() for bias in biases]
         self.terms = [
             RelativeTerms(table[..., stride - 1 - rest :: stride].contiguous(), len(distances) // stride - 1, *scaled)
             for rest in range(stride)
@@ -92,17 +101,15 @@ class RelativeCache(KeyValueCache):
 
     def scores(self, query: Tensor, run: Run) -> Tensor:
         whole, rest = divmod(run.distance - self.nearest, self.stride)
-        terms = self.terms[rest]
-        in_strides = run._replace(distance=whole, stride=run.stride // self.stride)
-        content, position = query + terms.content_bias, query + terms.position_bias
-        return terms.with_runs(content, position, take(self.keys, (run,)), (in_strides,))
+        in_strides = Run(run.keys, whole, run.stride // self.stride)
+        return self.terms[rest].of_step(query, self.keys[:, run.keys], in_strides)
 
 
 class RotaryCache(KeyValueCache):
-    """Keys are kept rotated by their positions; a slide turns them back by its distance.
+    """A cache of keys that are rotated by their positions; a slide rotates them back by its distance.
 
-    No entry slides twice, since a slide moves fewer entries than were written since the last: rounding never
-    adds up.
+    A slide moves fewer entries than were written since the last one, so no entry slides twice and rounding errors do
+    not add up.
     """
 
     def __init__(self, attention: Attention, entries: Tensor, length: int, farthest: int, stride: int = 1) -> None:
@@ -114,11 +121,17 @@ class RotaryCache(KeyValueCache):
     def turn(self, x: Tensor, positions: int | slice) -> Tensor:
         return rotate(x, self.cosine[positions], self.sine[positions])
 
+    def enter(self, projected: Tensor, place: int) -> Tensor:
+        turned = self.turn(projected[:2], self.stride * place)
+        self.buffer[0, :, :, place] = turned[1]
+        self.buffer[1, :, :, place] = projected[2]
+        return turned[0]
+
     def slide(self, count: int, place: int) -> None:
         super().slide(count, place)
         back = torch.tensor([self.stride * (count - place)], device=self.keys.device)
-        turned = rotate(self.keys[:, :, :count], *rotary_table(back, self.keys.shape[-1], self.keys.dtype))
-        self.keys[:, :, :count] = turned
+        moved = self.keys[:, :count]
+        moved.copy_(rotate(moved, *rotary_table(back, moved.shape[-1], moved.dtype)))
 
 
 class CachedAttention:
@@ -133,45 +146,43 @@ class CachedAttention:
         self.qkv = pack(weight)
         self.num_heads, self.head_width = module.num_heads, module.head_width
         self.query: Tensor
-        """(B, H, 1, W), the scaled queries of the step at hand, without positions."""
+        """(H, B, W), the scaled queries of the latest step, without positions."""
         self.usage: Tensor | None = None
-        """(B, N), the attention that each cached step received since the schedule's turn after it; counted if not
+        """(B, N), the attention that each cached step has received from later turns of the schedule; not counted if
         None."""
 
-    def attend(self, x: Tensor, seen: Seen) -> Tensor:
+    def attend(self, x: Tensor, seen: StepView) -> Tensor:
         """Cache the keys and values of x (B, D) at its place; return the attended values (B, D)."""
         projected = torch.mm(x, self.qkv).view(-1, 3, self.num_heads, self.head_width).permute(1, 2, 0, 3)
-        self.query = projected[0].transpose(0, 1)[:, :, None]
-        query, key = self.steps.turn(projected[:2], self.steps.stride * seen.place)
-        self.steps.put(key, projected[2], seen.place)
+        self.query = projected[0]
+        query = self.steps.enter(projected, seen.place)
         sources = [(self.steps, run) for run in seen.steps]
-        scores = [self.steps.scores(query[:, :, None], run) for run in seen.steps]
+        scores = [self.steps.scores(query, run) for run in seen.steps]
         if self.slots is not None and seen.slots is not None:
             position = self.slots.stride * (seen.slots.keys.stop - 1) + seen.slots.distance
-            slot_query = self.slots.turn(projected[0], position)[:, :, None]
-            sources = [(self.slots, seen.slots), *sources]
-            scores = [self.slots.scores(slot_query, seen.slots), *scores]
+            sources.insert(0, (self.slots, seen.slots))
+            scores.insert(0, self.slots.scores(self.slots.turn(self.query, position), seen.slots))
         joined = scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
         if seen.penalty is not None:
-            joined.add_(seen.penalty[:, None])
+            joined.view(self.num_heads, *seen.penalty.shape).add_(seen.penalty)
         weights = joined.softmax(dim=-1)
-        parts = torch.split(weights, [run.length for _, run in sources], dim=-1)
         if self.usage is not None:
-            self.count_usage(parts[-1], seen)
-        context = sum_of_values(sources, parts)
-        return context.transpose(0, 1).reshape(-1, self.num_heads * self.head_width)
+            self.count_usage(weights, seen)
+        context = sum_of_values(sources, weights)
+        return context.view(self.num_heads, -1, self.head_width).transpose(0, 1).reshape(x.shape)
 
     def remember(self, x: Tensor, place: int) -> None:
         """Cache the keys and values of x (B, D) at `place`, without attending."""
         self.steps.write(x[:, None], place)
 
-    def count_usage(self, weights: Tensor, seen: Seen) -> None:
-        """Add the weights (H, B, 1, K) of the steps seen to the usage of those before the schedule's last turn."""
+    def count_usage(self, weights: Tensor, seen: StepView) -> None:
+        """Add the weights (H B, 1, K) of the steps seen to the usage of the steps before the schedule's last turn."""
         assert self.usage is not None
         (run,) = seen.steps
         remembered = seen.turn - run.keys.start
         if remembered > 0:
-            self.usage[:, run.keys.start : seen.turn] += weights[:, :, 0, :remembered].mean(dim=0)
+            of_steps = weights.view(self.num_heads, len(self.usage), -1)[..., -run.length :]
+            self.usage[:, run.keys.start : seen.turn] += of_steps[..., :remembered].mean(dim=0)
 
     def slide(self, count: int, place: int) -> None:
         """Move the `count` cached steps before `place` to the front."""
@@ -181,21 +192,24 @@ class CachedAttention:
             self.usage[:, count:] = 0.0
 
 
-def sum_of_values(sources: list[tuple[KeyValueCache, Run]], weights: tuple[Tensor, ...]) -> Tensor:
-    """(H, B, W), the values of the runs of each cache weighed by weights (H, B, 1, K)."""
-    total: Tensor | None = None
-    for (cache, run), part in zip(sources, weights, strict=True):
-        values, part = take(cache.values, (run,)).flatten(0, 1), part.flatten(0, 1)
-        total = torch.bmm(part, values) if total is None else total.baddbmm_(part, values)
-    assert total is not None
-    return total.view(weights[0].shape[0], weights[0].shape[1], -1)
+def sum_of_values(sources: list[tuple[KeyValueCache, Run]], weights: Tensor) -> Tensor:
+    """(H B, 1, W), the sum of the values of the runs, one after the other, weighted by weights (H B, 1, K)."""
+    (cache, run), *others = sources
+    if not others:
+        return torch.bmm(weights, cache.values[:, run.keys])
+    first = run.length
+    total = torch.bmm(weights[..., :first], cache.values[:, run.keys])
+    for cache, run in others:
+        total.baddbmm_(weights[..., first : first + run.length], cache.values[:, run.keys])
+        first += run.length
+    return total
 
 
 def pack(weight: Tensor) -> Tensor:
     """A linear layer's weight (outputs, inputs) as the right factor (inputs, outputs).
 
-    Its rows in memory lie along the longer side: a product with few rows is bound by reading the weight, which
-    is faster the longer its rows are.
+    It is laid out in memory with rows along its longer side: the time of a product with few rows is that of reading the
+    weight, which is faster the longer its rows are.
     """
     outputs, inputs = weight.shape
     if outputs >= inputs:

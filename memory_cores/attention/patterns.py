@@ -1,8 +1,8 @@
 """Which keys the queries of a call see: runs of keys in a row, or keys gathered one by one.
 
 A pattern is a list of views. It says nothing of positions (`positions`) nor of how a view is computed (`attention`), so
-a window, compressed slots, the cells of a sparse pattern, the members of a cluster or of a hash bucket are each but
-another way to make views.
+a window, compressed slots, the cells of a sparse pattern, and the members of a cluster or of a hash bucket differ only
+in the views that they make.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 class Run(NamedTuple):
-    """Keys in a row whose positions lie `stride` steps apart, the oldest first."""
+    """Consecutive keys whose positions lie `stride` steps apart, the oldest first."""
 
     keys: slice
-    """Where they are among all keys, with a step where only every so manyth is one of them."""
+    """Where they are among all keys; a slice with a step takes every step-th key."""
     distance: int = 0
-    """Steps from the last of the keys to the first query; below 0 where the key is the later one."""
+    """Steps from the last of the keys to the first query; negative where the key is the later one."""
     stride: int = 1
 
     @property
@@ -29,48 +29,48 @@ class Run(NamedTuple):
 
 
 class View(NamedTuple):
-    """Queries that are attended at once, and the keys that they see."""
+    """Queries that are computed in one product, and the keys that they see."""
 
     queries: slice | Tensor
-    """Queries in a row; or int64, broadcastable to (H, B, S), for each head and row queries of its own."""
+    """Consecutive queries; or int64, broadcastable to (H, B, S), the queries of each head and row."""
     keys: tuple[Run, ...] | Tensor
-    """Runs, one after the other; or int64, broadcastable to (H, B, K), for each head and row keys of its own."""
+    """Runs, one after the other; or int64, broadcastable to (H, B, K), the keys of each head and row."""
     mask: Tensor
     """(B, S, K) or (H, B, S, K) bool, True where the key may be attended to. Every query must see a key."""
     distances: Tensor | None = None
     """int64, broadcastable to (H, B, S, K), steps from each key to each query, for relative positions; None where
-    queries and keys are in a row, since their runs say it."""
+    queries are consecutive and keys are runs, which give the distances."""
 
     @property
     def row(self) -> slice:
-        """Queries that are in a row."""
+        """The slice of consecutive queries."""
         assert isinstance(self.queries, slice)
         return self.queries
 
     @property
     def start(self) -> int:
-        """The first of queries in a row."""
+        """The first of consecutive queries."""
         return int(self.row.start)
 
     @property
     def stop(self) -> int:
-        """The end of queries in a row."""
+        """The end of consecutive queries."""
         return int(self.row.stop)
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """Keys that are runs."""
+        """The runs of keys."""
         assert isinstance(self.keys, tuple)
         return self.keys
 
     @property
     def num_slots(self) -> int:
-        """The keys of all runs before the last, which a memory schedule gives its compressed slots."""
+        """How many keys lie in the runs before the last one; in a memory schedule these are the compressed slots."""
         return sum(run.length for run in self.runs[:-1])
 
 
 def take(entries: Tensor, at: slice | Tensor | tuple[Run, ...]) -> Tensor:
-    """Of entries (H, B, N, W) those at `at`, (H, B, K, W): a view where they are in a row."""
+    """The entries (H, B, K, W) at `at`, of all entries (H, B, N, W); no copy is made where they are consecutive."""
     if isinstance(at, slice):
         return entries[:, :, at]
     if isinstance(at, Tensor):
@@ -89,7 +89,7 @@ def take(entries: Tensor, at: slice | Tensor | tuple[Run, ...]) -> Tensor:
 
 
 def put(views: list[View], contexts: list[Tensor], num_queries: int) -> Tensor:
-    """The contexts (H, B, S, W) of the views' queries at the places of these, (H, B, T, W)."""
+    """The contexts (H, B, S, W) of each view, put at the places (H, B, T, W) of its queries."""
     joined = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=2)
     if isinstance(views[0].queries, slice):
         return joined

@@ -32,7 +32,7 @@ def rotary_angles(positions: Tensor, width: int) -> Tensor:
 
 
 def rotary_table(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (N, width / 2), that `rotate` turns vectors at `positions` (N,) by."""
+    """The cosines and sines, each (N, width / 2), by which `rotate` turns vectors at `positions` (N,)."""
     angles = rotary_angles(positions, width)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -55,16 +55,16 @@ class RotaryPositions(NamedTuple):
     queries: tuple[Tensor, Tensor]
 
     def at(self, steps: Tensor) -> RotaryPositions:
-        """For the queries of the steps (B, S) alone."""
+        """The positions for the queries of the steps (B, S) alone."""
         cosine, sine = (table[steps] for table in self.queries)  # (B, S, W / 2)
         return self._replace(queries=(cosine, sine))
 
 
 class RelativePositions(NamedTuple):
-    """What the relative positions of a call take from all layers alike."""
+    """The relative positions of a call, which are the same in all layers."""
 
     table: Tensor
-    """(N, D), sinusoids of distances that fall by one, from the farthest key's on."""
+    """(N, D), sinusoids of distances that fall by one, beginning with that of the farthest key."""
     farthest: int
     """The first distance of the table."""
     content_bias: Tensor
@@ -73,12 +73,12 @@ class RelativePositions(NamedTuple):
     """(H, 1, W), v of the paper."""
 
     def at(self, steps: Tensor) -> RelativePositions:
-        """For the queries of some steps alone, whose views give the distances."""
+        """The positions for the queries of the steps (B, S) alone: unchanged, since their views give the distances."""
         return self
 
 
 class RelativeTerms(NamedTuple):
-    """What the relative positions of one layer add to its scores (Dai et al., 1901.02860, section 3.3).
+    """The scores of one layer with relative positions (Dai et al., 1901.02860, section 3.3).
 
     The score of query i and key j is q_i . k_j + u . k_j + (q_i + v) . W_r R_{i-j}, where the queries and both biases
     are scaled by 1 / sqrt(W).
@@ -89,52 +89,68 @@ class RelativeTerms(NamedTuple):
     farthest: int
     """The first distance of the table."""
     content_bias: Tensor
-    """(H, 1, 1, W), u scaled."""
+    """(H, 1, W), u scaled."""
     position_bias: Tensor
-    """(H, 1, 1, W), v scaled."""
+    """(H, 1, W), v scaled."""
 
     def scores(self, query: Tensor, key: Tensor, view: View) -> Tensor:
-        """(H, B, S, K), of scaled queries (H, B, S, W) and the keys (H, B, K, W) of a view."""
-        content, position = query + self.content_bias, query + self.position_bias
+        """The scores (H, B, S, K) of scaled queries (H, B, S, W) and the keys (H, B, K, W) of a view."""
+        content, position = query + self.content_bias[:, None], query + self.position_bias[:, None]
         if view.distances is not None:
-            return content @ key.transpose(-1, -2) + self.gathered(position, view.distances)
+            return content @ key.transpose(-1, -2) + self.gather_products(position, view.distances)
         return self.with_runs(content, position, key, view.runs)
 
     def with_runs(self, content: Tensor, position: Tensor, key: Tensor, runs: tuple[Run, ...]) -> Tensor:
-        """(H, B, S, K), of queries in a row, with the biases of the content and of the position, and keys of runs."""
-        by_run = [self.in_a_row(position, run) for run in runs]
+        """The scores (H, B, S, K) of consecutive queries and the keys (H, B, K, W) of runs.
+
+        content, position: (H, B, S, W), the scaled queries with the bias u and with the bias v.
+        """
+        by_run = [self.shift_products(position, run) for run in runs]
         if len(runs) == 1:
             flat = by_run[0].flatten(0, 1), content.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
             return torch.baddbmm(*flat).view_as(by_run[0])
         scores = content @ key.transpose(-1, -2)
-        # In place, since the scores are most of what a layer moves and none is needed twice.
+        # In place, since scores are most of the memory traffic of a layer and none is needed twice.
         first = 0
         for of_run in by_run:
             scores[..., first : first + of_run.shape[-1]].add_(of_run)
             first += of_run.shape[-1]
         return scores
 
-    def gathered(self, query: Tensor, distances: Tensor) -> Tensor:
-        """The products (H, B, S, K) of queries (H, B, S, W) with their distances; those of masked keys may be any."""
+    def of_step(self, query: Tensor, key: Tensor, run: Run) -> Tensor:
+        """The scores (H B, 1, K) of the scaled queries (H, B, W) of one step and the keys (H B, K, W) of a run.
+
+        They equal those of `scores` for one query, in as few operations as possible.
+        """
+        content, position = query + self.content_bias, query + self.position_bias
+        at_distance = torch.bmm(position, self.of_run(run)).view(-1, 1, key.shape[1])
+        return at_distance.baddbmm_(content.reshape(-1, 1, key.shape[2]), key.transpose(1, 2))
+
+    def of_run(self, run: Run) -> Tensor:
+        """The table's columns (H, W, K) of the distances of a run from its first query."""
+        columns = self.columns(run.distance + run.stride * (run.length - 1), run.distance)
+        return columns if run.stride == 1 else columns[..., :: run.stride]
+
+    def gather_products(self, query: Tensor, distances: Tensor) -> Tensor:
+        """The products (H, B, S, K) of queries (H, B, S, W) with the terms of distances; arbitrary at masked keys."""
         heads, batch, steps, _ = query.shape
         products = (query.flatten(1, 2) @ self.table).view(heads, batch, steps, -1)
         column = (self.farthest - distances).clamp(0, products.shape[-1] - 1)
         return products.gather(3, column.expand(heads, batch, -1, -1))
 
-    def in_a_row(self, query: Tensor, run: Run) -> Tensor:
-        """The products (H, B, S, K) of queries (H, B, S, W) in a row with their distances from the keys of a run.
+    def shift_products(self, query: Tensor, run: Run) -> Tensor:
+        """The products (H, B, S, K) of consecutive queries (H, B, S, W) with the terms of their distances from a run.
 
-        A query's row of products is that of the query before it moved by one, so that all come out of one product with
-        the table and a shift. Where the keys lie c steps apart, so do the queries that see them at the same distances
-        but for a shift: each of c groups of queries is such a product.
+        The distances of a query are those of the query before it, moved by one. One product with the table and one
+        shift therefore give all of them. Where keys lie c steps apart, this holds for every c-th query, so the queries
+        are computed in c groups.
         """
         heads, batch, steps, width = query.shape
         count, stride = run.length, run.stride
         if steps == 1:
-            columns = self.columns(run.distance + stride * (count - 1), run.distance)[..., ::stride]
-            return (query[:, :, 0] @ columns)[:, :, None]
+            return (query[:, :, 0] @ self.of_run(run))[:, :, None]
         if stride == 1:
-            # Keys after a query are masked, so that beyond distance -1 the shift may take anything.
+            # Keys after a query are masked, so beyond distance -1 the shift may read arbitrary entries.
             columns = self.columns(run.distance + count + steps - 2, max(run.distance, -1))
             products = (query.flatten(1, 2) @ columns).view(heads, batch, steps, -1)
             return relative_shift(products, count)
@@ -148,26 +164,26 @@ class RelativeTerms(NamedTuple):
         return products.transpose(2, 3).flatten(2, 3)[:, :, :steps]
 
     def columns(self, first: int, last: int) -> Tensor:
-        """The table's columns of the distances first, first - 1, ..., last."""
+        """(H, W, N), the table's columns of the N distances first, first - 1, ..., last."""
         return self.table[..., self.farthest - first : self.farthest - last + 1]
 
 
 def farthest_distance(run: Run, steps: int) -> int:
-    """The largest distance at which `RelativeTerms` looks in its table for `steps` queries in a row."""
+    """The largest distance that `RelativeTerms` reads from its table for `steps` consecutive queries and a run."""
     groups = -(-steps // run.stride)
     return run.distance + run.stride * (run.length + groups - 1) - 1
 
 
 def nearest_distance(run: Run) -> int:
-    """The smallest such distance."""
+    """The smallest distance that `RelativeTerms` reads from its table for a run."""
     return max(run.distance, -1) if run.stride == 1 else run.distance
 
 
 def relative_shift(products: Tensor, count: int) -> Tensor:
-    """Align products (..., S, C) of S queries in a row with distances that fall by one, so that columns are keys.
+    """(..., S, count), the products (..., S, columns) of S consecutive queries and falling distances, by key.
 
-    Row i moves left by S - 1 - i, which is a view with the row stride C - 1, no copy; (..., S, count) is returned.
-    Entries that come from beyond the end of a row are another's and must be masked. Dai et al., 1901.02860, appendix B.
+    Row i moves left by S - 1 - i. That is a view with the row stride columns - 1, not a copy, in which entries from
+    beyond the end of a row belong to the next row and must be masked. Dai et al., 1901.02860, appendix B.
     """
     queries, columns = products.shape[-2:]
     if queries == 1:

@@ -1,7 +1,7 @@
 """Which remembered steps and compressed slots a step attends to.
 
-Time t counts the steps of a stream. With memory length n and granularity g, step t attends to itself and to
-the steps [b(t), t), where b(t) = g * floor((t - n) / g), not below 0. With g = segment length and aligned
+Time t counts the steps of a stream. With memory length n_m and granularity g, step t attends to itself and to
+the steps [b(t), t), where b(t) = g * floor((t - n_m) / g), not below 0. With g = segment length and aligned
 segments this is the schedule of Transformer-XL (Dai et al., 1901.02860, section 3.2); with g = 1 it is an
 exact sliding window.
 
@@ -24,68 +24,68 @@ from torch import Tensor
 from memory_cores.attention.patterns import Run, View
 
 MIN_QUERIES = 128
-"""Queries are attended in views of no fewer than this, lest short memories make many small products."""
+"""Fewest queries in a view, unless the call is shorter. Without it a short memory would make many small products."""
 
 
-class Evicted(NamedTuple):
-    """The N blocks of g steps that leave the memory during a call, among the C remembered and T new steps."""
+class Eviction(NamedTuple):
+    """The R blocks of G steps that leave the memory during a call, among the C remembered and T new steps."""
 
     start: int
-    """The first of their N * g steps."""
+    """The first of their R * G steps."""
     kept: Tensor
-    """(B, N, g) bool, True where a step is of the same episode as the last step of its block."""
+    """(B, R, G) bool, True where a step belongs to the same episode as the last step of its block."""
     queries_start: int
-    """The first of N * g steps: for each block the last g steps before it leaves."""
+    """The first of R * G query steps: for each block the last G steps before it leaves."""
     queries_kept: Tensor
-    """(B, N, g) bool, True where such a step is of the same episode as the last step of the block."""
+    """(B, R, G) bool, True where such a query step belongs to the same episode as the last step of the block."""
 
     def of(self, steps: Tensor) -> Tensor:
-        """The leaving blocks (B, N, g, ...) of steps (B, C + T, ...)."""
+        """The blocks (B, R, G, ...) that leave, taken from steps (B, C + T, ...)."""
         leaving = steps[:, self.start : self.start + self.kept[0].numel()]
         return leaving.view(*self.kept.shape, *steps.shape[2:])
 
     def queries_of(self, steps: Tensor) -> Tensor:
-        """For each leaving block the steps (B, N, g, ...) that ask of it, of steps (B, C + T, ...)."""
+        """For each block that leaves, its query steps (B, R, G, ...), taken from steps (B, C + T, ...)."""
         return self._replace(start=self.queries_start).of(steps)
 
 
 class Window(NamedTuple):
-    """One call's share of the schedule."""
+    """The schedule of one call."""
 
     views: list[View]
-    """Which of the call's compressed slots, memory and steps, in that order, its steps see."""
+    """Which keys the call's steps see; keys are compressed slots, memory and the call's steps, in that order."""
     num_slots: int
-    """Compressed slots that any step of the call may attend to: those of the state and those made in time."""
+    """Compressed slots that any step of the call may attend to: those of the state and those made during the call."""
     first_phase: int
     """The phase of the call's first step."""
     episode: Tensor
-    """(B, T) int64, the first step of the episode that each step is in; steps before the call count down from -1."""
+    """(B, T) int64, the first step of the episode that each step belongs to; steps before the call are -1, -2, ...."""
     age: Tensor
-    """(B,) int64, steps of the episode up to the schedule's span, after the call."""
+    """(B,) int64, steps of the episode after the call, at most the schedule's span."""
     phase: Tensor
     """(B,) int64, the phase after the call."""
 
 
 @dataclass(frozen=True)
 class MemorySchedule:
-    """`memory_length` steps of memory that move on `granularity` steps at a time, `compression_rate` of which
-    become one of `compressed_length` slots."""
+    """A memory of `memory_length` steps that moves on `granularity` steps at a time; every `compression_rate` of the
+    steps that leave it become one of `compressed_length` slots."""
 
     memory_length: int
     granularity: int
     compression_rate: int = 1
     compressed_length: int = 0
     history: int = 0
-    """Steps before its own that a step looks at by other means than attention."""
+    """Earlier steps that a step reads by other means than attention, such as a convolution."""
 
     @property
     def capacity(self) -> int:
-        """Steps that must be kept so that every phase finds its context."""
+        """C, the steps that must be kept so that every phase finds its context."""
         return self.memory_length + self.granularity - 1
 
     @property
     def span(self) -> int:
-        """The age of an episode from which on every step and slot is of that episode."""
+        """The age from which on everything that is remembered belongs to the present episode."""
         return max(self.capacity + self.compression_rate * self.compressed_length, self.history)
 
     def context(self, phase: int) -> int:
@@ -93,7 +93,7 @@ class MemorySchedule:
         return self.memory_length + (phase - self.memory_length) % self.granularity
 
     def slots_in_use(self, age: Tensor, phase: int) -> Tensor:
-        """(B,), the compressed slots that a step at `phase` finds in an episode of age (B,)."""
+        """(B,) int64, how many compressed slots a step at `phase` finds in an episode of age (B,)."""
         compressed_steps = (age - self.context(phase)).clamp(min=0)
         return (
             (compressed_steps + self.compression_rate - 1)
@@ -102,7 +102,7 @@ class MemorySchedule:
         )
 
     def shared_phase(self, phase: Tensor) -> int:
-        """The one phase of all rows of phase (B,); raises ValueError where rows differ."""
+        """The phase that all rows of phase (B,) share; raises ValueError where they differ."""
         if self.granularity == 1:
             return 0
         phases = set(phase.tolist())
@@ -137,7 +137,8 @@ class MemorySchedule:
     def borders(self, first_phase: int, steps: int) -> list[int]:
         """Where the views of a call of `steps` steps begin, and its end.
 
-        They begin where the memory moves on: a view holds all that its first step sees, and that is least there.
+        Views begin where the memory moves on: a view holds everything that its first step sees, which is fewest keys
+        there.
         """
         borders = [0]
         for step in range((self.memory_length - first_phase) % self.granularity, steps, self.granularity):
@@ -146,11 +147,11 @@ class MemorySchedule:
         return [*borders, steps]
 
     def boundary(self, first_phase: int, step: int) -> int:
-        """b of a call's step, counted from the call's first step."""
+        """b(t) of a step of a call; both are counted from the call's first step."""
         return step - self.context(first_phase + step)
 
     def new_slots(self, first_phase: int, steps: int) -> int:
-        """Slots that the first `steps` steps of a call add."""
+        """How many slots the first `steps` steps of a call add."""
         if not self.compressed_length:
             return 0
         return (self.boundary(first_phase, steps) - self.boundary(first_phase, 0)) // self.compression_rate
@@ -180,7 +181,7 @@ class MemorySchedule:
         return View(slice(start, stop), (slots, steps), torch.cat([slot_mask, mask], dim=-1))
 
     def slot_distance(self, phase: int) -> int:
-        """Steps from the last one that the newest compressed slot stands for to a step at `phase`."""
+        """The distance in steps from a step at `phase` back to the last step of the newest compressed slot."""
         return self.context(phase) + 1
 
     def times(self, window: Window, device: torch.device) -> Tensor:
@@ -192,31 +193,32 @@ class MemorySchedule:
         return torch.cat([last_steps, steps])
 
     def slot_ends(self, first_phase: int, slots: slice) -> Tensor:
-        """(N,), the step after the last one that each of a call's slots stands for, counted from the call's first."""
+        """(N,), for each of N slots of a call the step after its last one, counted from the call's first step."""
         since_boundary = torch.arange(slots.start + 1, slots.stop + 1) - self.compressed_length
         return self.boundary(first_phase, 0) + self.compression_rate * since_boundary
 
-    def evicted(self, age: Tensor, window: Window) -> Evicted:
+    def eviction(self, age: Tensor, window: Window) -> Eviction:
         """The blocks that leave the memory during the call of `window`. age: (B,) before the call."""
         episode = torch.cat([(-age)[:, None].expand(-1, self.capacity), window.episode], dim=1)  # (B, C + T)
         before = self.boundary(window.first_phase, 0)
         after = self.boundary(window.first_phase, window.episode.shape[1])
-        first = torch.arange(before, after, self.granularity, device=age.device)  # (N,)
+        first = torch.arange(before, after, self.granularity, device=age.device)  # (R,)
         last = first + self.granularity - 1
-        begin = episode[:, self.capacity + last][..., None]  # (B, N, 1): where the episode of the last step begins
-        step = first[:, None] + torch.arange(self.granularity, device=age.device)  # (N, g)
+        begin = episode[:, self.capacity + last][..., None]  # (B, R, 1): where the episode of the last step begins
+        step = first[:, None] + torch.arange(self.granularity, device=age.device)  # (R, G)
         query = step + self.memory_length
-        # A last step before its own episode's begin is of an episode of which the age says nothing any more.
+        # A last step before that beginning is of an older episode, whose length is no longer known.
         known = last[:, None] >= begin
         queries_kept = known & (query >= begin) & (episode[:, self.capacity + query] <= last[:, None])
         start = self.capacity + before
-        return Evicted(start, step >= begin, start + self.memory_length, queries_kept)
+        return Eviction(start, step >= begin, start + self.memory_length, queries_kept)
 
 
 def push(memory: Tensor, inputs: list[Tensor], age: Tensor) -> Tensor:
-    """The memory after a call: layer inputs newest last, zeros in slots older than `age`.
+    """The memory after a call: layer inputs, newest last, zeros at steps before the episode.
 
-    memory: (B, L, C, D). inputs: L tensors (B, T, D). age: (B,), valid slots after the call.
+    memory: (B, L, C, D). inputs: L tensors (B, T, D). age: (B,), steps of the
+    episode after the call.
     """
     capacity, steps = memory.shape[2], inputs[0].shape[1]
     kept = torch.stack([x[:, max(steps - capacity, 0) :] for x in inputs], dim=1)
@@ -228,6 +230,6 @@ def push(memory: Tensor, inputs: list[Tensor], age: Tensor) -> Tensor:
 
 
 def clear_unused(memory: Tensor, age: Tensor) -> Tensor:
-    """memory (B, L, C, D) with zeros in slots older than age (B,), so that equal pasts are equal states."""
+    """memory (B, L, C, D) with zeros in all but the newest age (B,) places, so that equal pasts give equal states."""
     slots = torch.arange(memory.shape[2], 0, -1, device=memory.device)
     return memory.masked_fill((slots > age[:, None])[:, None, :, None], 0.0)

@@ -1,4 +1,4 @@
-"""Single steps of a Transformer-XL whose keys and values of remembered steps are cached, not recomputed."""
+"""Single steps of a Transformer-XL, with cached keys and values of the remembered steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memory_cores.attention.attention import Attention
 from memory_cores.attention.base import MemoryTransformer
 from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.cached_block import CachedBlock
-from memory_cores.attention.kv_cache import CachedAttention, KeyValueCache, RelativeCache, RotaryCache, Seen
+from memory_cores.attention.kv_cache import CachedAttention, KeyValueCache, RelativeCache, RotaryCache, StepView
 from memory_cores.attention.patterns import Run
 from memory_cores.attention.schedule import clear_unused
 from memory_cores.core import State, Stream
@@ -19,11 +19,11 @@ from memory_cores.validation import check_state, check_step
 
 
 class TransformerXLStream(Stream):
-    """Steps a `TransformerXL` core in O(D^2 + context * D) a layer, whatever the stream's age.
+    """Steps a `TransformerXL` core in O(D^2 + context * D) for each layer, however old the stream is.
 
-    Every buffer holds more than twice the memory's capacity in time order and is written at one advancing
-    place; at the end the newest entries slide to the front, so that the context is always one contiguous
-    slice and a step copies an amortised constant. Steps run in the parameters' dtype, also under autocast.
+    Every buffer holds more than twice the memory's capacity, in time order, and is written at one advancing place; at
+    its end the newest entries slide to the front. The context is thus always one contiguous slice, and the amortised
+    cost of copying is constant. Steps run in the parameters' dtype, also under autocast.
     """
 
     def __init__(self, core: MemoryTransformer, batch_size: int) -> None:
@@ -34,7 +34,7 @@ class TransformerXLStream(Stream):
         self.place = 0
         self.phase = 0
         self.all_seen_from = 0
-        """No row has a forbidden place from here on, so later contexts need no penalty."""
+        """From this place on every row sees every step, so a context that begins later needs no penalty."""
         self.load(core.initial_state(batch_size))
 
     @torch.no_grad()
@@ -46,36 +46,36 @@ class TransformerXLStream(Stream):
         self.prepare()
         if reset is not None and reset.any():
             self.forget(reset)
-        y = self.core.normalise_output(self.transform(x, self.seen()))
+        y = self.core.normalise_output(self.transform(x, self.step_view()))
         self.advance()
         return y
 
-    def transform(self, x: Tensor, seen: Seen) -> Tensor:
-        """One step of all layers, x (B, D) -> (B, D), which writes their inputs, keys and values at the place."""
+    def transform(self, x: Tensor, seen: StepView) -> Tensor:
+        """One step of all layers, x (B, D) -> (B, D), which stores inputs, keys and values at the present place."""
         for layer, block in enumerate(self.blocks):
             self.inputs[layer, :, self.place] = x
             x = block.step(x, seen)
         return x
 
     def prepare(self) -> None:
-        """Make ready for a step."""
+        """Make room for a step."""
         if self.place == self.length:
             self.slide()
 
     def forget(self, reset: Tensor) -> None:
-        """Forbid the past to rows where reset (B,)."""
+        """Hide the past from the rows in which an episode begins, those where reset (B,)."""
         self.penalty[reset, : self.place] = -torch.inf
         self.all_seen_from = self.place
         self.episode_place[reset] = self.place
 
-    def seen(self) -> Seen:
-        """What the step at hand attends to."""
+    def step_view(self) -> StepView:
+        """What the next step attends to."""
         start = self.place - self.core.schedule.context(self.phase)
         penalty = self.penalty[:, start : self.place + 1] if start < self.all_seen_from else None
-        return Seen(self.place, (Run(slice(start, self.place + 1)),), penalty=penalty)
+        return StepView(self.place, (Run(slice(start, self.place + 1)),), penalty=penalty)
 
     def advance(self) -> None:
-        """End a step."""
+        """Count the step that was taken."""
         self.place += 1
         self.phase = (self.phase + 1) % self.core.period
 
@@ -110,7 +110,7 @@ class TransformerXLStream(Stream):
         self.inputs[:, :, :capacity] = memory
         self.place = capacity
         self.episode_place = capacity - state["age"]
-        """(B,), the place of the first step of the episode, before the buffers where it began before them."""
+        """(B,), the place of the episode's first step; negative where that is no longer in the buffers."""
         self.penalty = memory.new_zeros(batch_size, self.length)  # -inf at the places that a row must not see
         places = torch.arange(capacity, device=memory.device)
         self.penalty[:, :capacity].masked_fill_(places < self.episode_place[:, None], -torch.inf)
@@ -119,7 +119,7 @@ class TransformerXLStream(Stream):
             self.blocks = self.cached_blocks(state)
 
     def cached_blocks(self, state: State) -> list[CachedBlock]:
-        """The blocks in the order in which a step runs through them, their caches filled from `state`."""
+        """The blocks in the order in which a step runs through them, with caches filled from `state`."""
         cached = []
         for layer, module in enumerate(self.core.blocks):
             block = cast(TransformerBlock, module)
@@ -127,7 +127,7 @@ class TransformerXLStream(Stream):
         return cached
 
     def cached_attention(self, block: TransformerBlock, layer: int, state: State) -> CachedAttention:
-        """The attention of one layer, its caches filled from `state`."""
+        """The attention of one layer, with caches filled from `state`."""
         attention = cast(Attention, block.attention)
         memory = block.normalise_memory(state["memory"][:, layer].detach())
         return CachedAttention(attention, self.cache(attention, memory, self.length, range(self.capacity + 1)))
@@ -135,9 +135,9 @@ class TransformerXLStream(Stream):
     def cache(
         self, attention: Attention, entries: Tensor, length: int, distances: range, stride: int = 1
     ) -> KeyValueCache:
-        """A cache of `length` places for the core's kind of positions that holds entries (B, C, D), normalised.
+        """A cache of `length` places for the core's kind of positions that holds normalised entries (B, N, D).
 
-        distances: all from a key to a query, whose number the stride divides.
+        distances: all that occur between a key and a query; the stride divides their number.
         """
         if self.core.positions == "relative":
             biases = (self.core.content_bias, self.core.position_bias)

@@ -1,4 +1,4 @@
-"""What attention uses its memory for: shares of the weights, and the attention that each remembered step received."""
+"""How much attention goes to the memory: shares of the weights, and what each remembered step receives."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from memory_cores.attention.schedule import MemorySchedule, Window
 class AttentionUse:
     """Watches the attention of a call, one layer after another.
 
-    A query's memory are the steps before its own turn of the schedule, that is before the last multiple of the
-    granularity; with aligned segments, the steps before its segment.
+    The memory of a query is made of the steps before its own turn of the schedule, that is, before the last multiple of
+    the granularity; with aligned segments, the steps before its segment.
     """
 
     def __init__(self, schedule: MemorySchedule, window: Window) -> None:
         self.schedule = schedule
         self.window = window
         self.shares: list[Tensor] = []
-        """For each layer, the shares (3,) of compressed slots, memory and present in the attention of the call's
-        last step, its mean over rows and heads."""
+        """For each layer, the shares (3,) of compressed slots, memory and present in the attention of the call's last
+        step, averaged over rows and heads."""
         self.received: Tensor | None = None
-        """(B, C + T), for the layer at hand the attention that each remembered and new step received so far as
-        memory, summed over queries and its mean over heads; counted if not None."""
+        """(B, C + T), in the present layer the attention that each remembered and new step has received as memory so
+        far, summed over queries and averaged over heads; not counted if None."""
 
     def __call__(self, view: View, weights: Tensor) -> None:
         """weights: (B, H, S, K) of a view."""
@@ -44,7 +44,7 @@ class AttentionUse:
             self.shares.append(torch.stack([part.sum() for part in parts]))
 
     def metrics(self) -> dict[str, Tensor]:
-        """The mean shares of all layers."""
+        """The shares, averaged over layers."""
         shares = torch.stack(self.shares).mean(dim=0)
         names = ("compressed_attention", "memory_attention", "present_attention")
         return dict(zip(names, shares, strict=True))

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from memory_cores.attention.base import AttentionOptions, MemoryTransformer
 from memory_cores.attention.block import TransformerBlock
-from memory_cores.attention.kv_cache import CachedAttention, Seen
+from memory_cores.attention.kv_cache import CachedAttention, StepView
 from memory_cores.attention.patterns import Run
-from memory_cores.attention.schedule import Evicted, MemorySchedule, clear_unused
+from memory_cores.attention.schedule import Eviction, MemorySchedule, clear_unused
 from memory_cores.attention.stream import TransformerXLStream
 from memory_cores.attention.watch import AttentionUse
-from memory_cores.compressive.compression import LEARNED, Compression, Compressor, slots_kept
+from memory_cores.compressive.compression import LEARNED, Compression, Compressor, slot_mask
 from memory_cores.compressive.loss import CompressionLoss, attention_reconstruction, auto_encoding
 from memory_cores.core import CoreOutput, State
 from memory_cores.layers.initialisation import fan_in_normal_
@@ -29,27 +29,29 @@ class CompressiveOptions(AttentionOptions):
     """The options of `Compressive`."""
 
     num_layers: int = 2
-    """Blocks stacked one on the other. More see more of each other's memories, at cost in proportion."""
+    """Stacked blocks, each with a memory of its own. With more of them information reaches further back through the
+    memories; cost grows in proportion."""
     compressed_length: int = 64
-    """Compressed slots n_cm that a step attends to (section 3.1). They reach compression_rate times as many steps back
-    as the memory; each costs as much attention as a step of it."""
+    """Compressed slots n_cm that a step attends to (section 3.1). They reach compression_rate times as far back as
+    equally many steps of memory, at the same cost of attention."""
     compression_rate: int = 4
-    """Steps c that one slot stands for (section 3.1). The papers' models take 2 to 4; a higher one reaches further and
-    keeps less."""
+    """Steps c that one slot stands for (section 3.1). The paper's models take 2 to 4; a higher rate reaches further
+    back and keeps less detail."""
     compression: Compression = "conv"
-    """How c steps become one slot (section 3.2): a convolution, a dilated convolution over the whole block, mean or max
-    pooling, or the most_used steps. conv is the paper's best; pooling has no weights to train."""
+    """How c steps become one slot (section 3.2): a convolution (conv), a dilated convolution over the whole block
+    (dilated_conv), pooling (mean or max), or selection of the steps with the most attention (most_used). conv is the
+    paper's best; pooling and most_used have no weights to train."""
     compression_loss: CompressionLoss | None = None
     """What trains conv and dilated_conv (section 3.2): attention_reconstruction (algorithm 2), which null is for them;
-    auto_encoding; or bptt, alone in letting the task's loss train the compression, through slots made and read within
-    one call, which must then be longer than a period. Null for the others, which have no weights."""
+    auto_encoding; or bptt. Only bptt lets the task's loss train the compression, through slots that are made and read
+    within one call, which must then be longer than a period. Must be null for the others, which have no weights."""
     granularity: int | None = None
-    """Steps by which the memory moves on at a time, a multiple of the rate; null is the rate. The segment length is the
-    paper's schedule. Unroll and segment lengths must be multiples of it."""
+    """Steps by which the memory moves on at a time, a multiple of the rate; null is the rate itself. With the segment
+    length it is the paper's schedule. Unroll and segment lengths must be multiples of it."""
 
     @property
     def turn(self) -> int:
-        """The granularity, whether given or not."""
+        """The granularity: the option, or the rate where it is null."""
         return self.compression_rate if self.granularity is None else self.granularity
 
     def problems(self, d_model: int) -> list[str]:
@@ -74,23 +76,29 @@ class CompressiveOptions(AttentionOptions):
 class Compressive(MemoryTransformer):
     """Compressive Transformer: Transformer-XL whose oldest memories are compressed, not forgotten; gated by default.
 
-    What leaves the memory of `memory_length` steps, `granularity` steps at a time, becomes one compressed slot for
-    every `compression_rate` steps; the newest `compressed_length` slots are attended to beside the memory (algorithm
-    1). A slot lies at the distance of the last step that it stands for. An episode that begins within a slot's steps
-    keeps a slot of its own steps alone.
+    Layer n, with its input x^n, its memory x^n_mem and its compressed memory x^n_cm (algorithm 1):
 
-    Losses of the compression are means over steps and sums over layers, 0 where a call compresses nothing, so calls of
-    any length weigh alike. No gradient of them reaches the Transformer.
+        x^{n+1}_t = block(x^n_t, keys and values of [x^n_cm, x^n_mem, x^n])
+        x^n_cm'   = the newest n_cm of [x^n_cm, f_c(the g steps that leave x^n_mem)]
+
+    The memory holds `memory_length` steps and moves on g = `granularity` steps at a time. The steps that leave it
+    become one compressed slot for every c = `compression_rate` of them, and the newest n_cm = `compressed_length` slots
+    are attended to. A slot lies at the distance of the last step that it stands for. If an episode begins within a
+    slot's steps, the slot stands for the new episode's steps alone. An independent plain loop is
+    tests/memory_cores/plain_compressive.py.
+
+    Losses of the compression are averaged over steps and summed over layers, and 0 where a call compresses nothing, so
+    the length of a call does not change their weight. Their gradient does not reach the Transformer.
 
     State: memory (B, L, C, D), the last C = memory_length + granularity - 1 inputs of each layer, newest last, zeros
-    where unused; compressed (B, L, compressed_length, D), likewise; age (B,) int64, steps of the episode up to C +
-    compression_rate * compressed_length; phase (B,) int64, steps seen modulo granularity; for most_used also usage (B,
-    L, C), the attention that each remembered step received from later turns of the schedule. Parameters depend on
-    neither length nor on granularity, so these may differ between training and evaluation.
+    where unused; compressed (B, L, n_cm, D), likewise; age (B,) int64, steps of the episode, at most C + c * n_cm;
+    phase (B,) int64, steps seen modulo granularity; for most_used also usage (B, L, C), the attention that each
+    remembered step received from later turns of the schedule. The parameters depend neither on the two lengths nor on
+    the granularity, so these may differ between training and evaluation.
 
-    Metrics: the compression loss of each layer; the shares of compressed slots, memory and the present turn of the
-    schedule in the attention of the call's last step, but while training with rotary positions, since fused kernels
-    keep no weights.
+    Metrics: the compression loss of each layer, and the shares of compressed slots, memory and the present turn of the
+    schedule in the attention of the call's last step. The shares are left out in training with rotary positions, since
+    fused kernels do not return weights.
 
     >>> import memory_cores
     >>> core = memory_cores.build("compressive", d_model=8, memory_length=2, compressed_length=2, compression_rate=2)
@@ -131,7 +139,8 @@ class Compressive(MemoryTransformer):
 
     def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
         check_call(self, x, state, reset)
-        x = x.to(state["memory"].dtype)  # under autocast the input may come in half precision; the stream never is
+        # Under autocast the input may come in half precision; the residual stream never is.
+        x = x.to(state["memory"].dtype)
         state = {name: tensor.detach() for name, tensor in state.items()}
         outputs = []
         for piece in self.pieces(state["phase"], x.shape[1]):
@@ -141,9 +150,9 @@ class Compressive(MemoryTransformer):
         return CoreOutput(torch.cat(outputs, dim=1), state, losses, metrics)
 
     def pieces(self, phase: Tensor, steps: int) -> list[slice]:
-        """The parts of a call from phase (B,) that can be run at once.
+        """The parts of a call from phase (B,) that can each be run at once.
 
-        The most used steps are known only when the last of them has left the memory, at the end of a part.
+        The most used steps of a block are known only when the block leaves the memory, so a part ends there.
         """
         if self.compression != "most_used":
             return [slice(0, steps)]
@@ -153,10 +162,10 @@ class Compressive(MemoryTransformer):
         return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
 
     def run(self, x: Tensor, state: State, reset: Tensor | None) -> CoreOutput:
-        """One part of a call; the state that it leaves carries gradients."""
+        """Run one part of a call, x (B, T, D) and reset (B, T); the state that it returns carries gradients."""
         steps = x.shape[1]
         window = self.schedule.window(state["age"], state["phase"], reset, steps)
-        evicted = self.schedule.evicted(state["age"], window)
+        evicted = self.schedule.eviction(state["age"], window)
         positions = self.call_positions(window, like=x)
         use = AttentionUse(self.schedule, window)
         watched = self.positions != "rotary" or not self.training or self.compression == "most_used"
@@ -195,10 +204,10 @@ class Compressive(MemoryTransformer):
         y = self.normalise_output(x)
         return CoreOutput(y, {**tensors, "age": window.age, "phase": window.phase}, named_losses, metrics)
 
-    def compress(self, layer: int, context: Tensor, evicted: Evicted) -> tuple[Tensor, Tensor]:
-        """The slots (B, N * g / c, D) of what leaves context (B, C + T, D) of one layer, and their loss.
+    def compress(self, layer: int, context: Tensor, evicted: Eviction) -> tuple[Tensor, Tensor]:
+        """The slots (B, R * G / c, D) of what leaves the steps context (B, C + T, D) of one layer, and their loss.
 
-        Where a loss of its own trains the compression, the slots carry no gradient.
+        Where the compression is trained by a loss of its own, the slots carry no gradient.
         """
         compressor = cast(Compressor, self.compressors[layer])
         if self.isolated:
@@ -209,7 +218,7 @@ class Compressive(MemoryTransformer):
             return slots.flatten(1, 2), context.new_zeros(())
         if self.compression_loss == "auto_encoding":
             decoded, expected = self.decoders[layer](slots), compressor.arrange(old)
-            counts = compressor.arrange(kept[..., None]) & slots_kept(kept, compressor.rate)[..., None, None]
+            counts = compressor.arrange(kept[..., None]) & slot_mask(kept, compressor.rate)[..., None, None]
             loss = auto_encoding(decoded.view_as(expected), expected, counts.squeeze(-1))
         else:
             queries, block = evicted.queries_of(context), cast(TransformerBlock, self.blocks[layer])
@@ -221,9 +230,9 @@ class Compressive(MemoryTransformer):
 
 
 class CompressiveStream(TransformerXLStream):
-    """Steps a `Compressive` core; what leaves its memory is compressed once in `granularity` steps.
+    """Steps a `Compressive` core; what leaves its memory is compressed once every `granularity` steps.
 
-    The slots have buffers of their own, which slide as those of the steps do.
+    Slots have buffers of their own, which slide as those of the steps do.
     """
 
     core: Compressive
@@ -234,7 +243,7 @@ class CompressiveStream(TransformerXLStream):
         self.slot_length = 2 * schedule.compressed_length + self.new_slots
         self.slot_place = 0
         self.all_slots_seen_from = 0
-        """No row has a forbidden slot from here on."""
+        """From this place on every row sees every slot."""
         super().__init__(core, batch_size)
 
     def forget(self, reset: Tensor) -> None:
@@ -242,10 +251,10 @@ class CompressiveStream(TransformerXLStream):
         self.slot_penalty[reset, : self.slot_place] = -torch.inf
         self.all_slots_seen_from = self.slot_place
 
-    def seen(self) -> Seen:
+    def step_view(self) -> StepView:
         schedule = self.core.schedule
         first_slot = self.slot_place - schedule.compressed_length
-        seen = super().seen()
+        seen = super().step_view()
         penalty = seen.penalty
         if penalty is not None or first_slot < self.all_slots_seen_from:
             (steps,) = seen.steps
@@ -253,7 +262,7 @@ class CompressiveStream(TransformerXLStream):
                 [self.slot_penalty[:, first_slot : self.slot_place], self.penalty[:, steps.keys]], dim=1
             )
         slots = Run(slice(first_slot, self.slot_place), schedule.slot_distance(self.phase), schedule.compression_rate)
-        return Seen(self.place, seen.steps, slots, penalty, turn=self.place - self.phase)
+        return StepView(self.place, seen.steps, slots, penalty, turn=self.place - self.phase)
 
     def advance(self) -> None:
         super().advance()
@@ -262,15 +271,15 @@ class CompressiveStream(TransformerXLStream):
             self.compress()
 
     def compress(self) -> None:
-        """Make slots of the block that has just left the memory."""
+        """Compress the block that has just left the memory into slots."""
         schedule = self.core.schedule
         if self.slot_place + self.new_slots > self.slot_length:
             self.slide_slots()
         end = self.place - schedule.memory_length
         block = slice(end - schedule.granularity, end)
-        kept = self.penalty[:, block] == 0  # (B, g)
+        kept = self.penalty[:, block] == 0  # (B, G)
         new = slice(self.slot_place, self.slot_place + self.new_slots)
-        new_kept = slots_kept(kept[:, None], schedule.compression_rate)[:, 0]
+        new_kept = slot_mask(kept[:, None], schedule.compression_rate)[:, 0]
         self.slot_penalty[:, new] = torch.zeros_like(self.slot_penalty[:, new]).masked_fill_(~new_kept, -torch.inf)
         if not new_kept.all():
             self.all_slots_seen_from = new.stop
@@ -279,7 +288,7 @@ class CompressiveStream(TransformerXLStream):
                 cache = block_cache.attention
                 usage = None if cache.usage is None else cache.usage[:, None, block]
                 compressor = cast(Compressor, self.core.compressors[layer])
-                slots = compressor(self.inputs[layer, :, None, block], kept[:, None], usage)[:, 0]  # (B, g / c, D)
+                slots = compressor(self.inputs[layer, :, None, block], kept[:, None], usage)[:, 0]  # (B, G / c, D)
                 self.slots[layer, :, new] = slots
                 assert cache.slots is not None
                 cache.slots.write(block_cache.block.normalise_memory(slots), new.start)

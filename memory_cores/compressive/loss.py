@@ -14,7 +14,7 @@ from torch.nn import functional
 from memory_cores.attention.attention import Attention
 from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.patterns import Run, View
-from memory_cores.compressive.compression import slots_kept
+from memory_cores.compressive.compression import slot_mask
 
 CompressionLoss = Literal["bptt", "auto_encoding", "attention_reconstruction"]
 
@@ -22,21 +22,21 @@ CompressionLoss = Literal["bptt", "auto_encoding", "attention_reconstruction"]
 def attention_reconstruction(
     block: TransformerBlock, queries: Tensor, queries_kept: Tensor, old: Tensor, kept: Tensor, slots: Tensor
 ) -> Tensor:
-    """|| attn(h, old) - attn(h, f_c(old)) ||_2 of the paper's algorithm 2, for one layer, its mean over queries h.
+    """|| attn(h, old) - attn(h, f_c(old)) ||_2 of the paper's algorithm 2, for one layer, averaged over the queries h.
 
-    queries, old: (B, N, G, D), layer inputs without gradient: for each of N blocks of the memory its steps and the
-    steps that ask. queries_kept, kept: (B, N, G) bool, those that count. slots: (B, N, G / c, D), f_c(old). The
-    layer's own content attention is used, with its norm and scale and without positions; 0 where nothing counts.
+    queries, old: (B, R, G, D), layer inputs without gradient: the queries for each of R blocks of the memory, and the
+    steps of the block. queries_kept, kept: (B, R, G) bool, those that count. slots: (B, R, G / c, D), f_c(old). The
+    layer's own content attention is used, with its norm and scale and without positions. 0 where nothing counts.
     """
     expected = content_attention(block, queries, old, kept)
-    actual = content_attention(block, queries, slots, slots_kept(kept, kept.shape[2] // slots.shape[2]))
-    return kept_mean((actual - expected).to(old.dtype), queries_kept)
+    actual = content_attention(block, queries, slots, slot_mask(kept, kept.shape[2] // slots.shape[2]))
+    return mean_length((actual - expected).to(old.dtype), queries_kept)
 
 
 def content_attention(block: TransformerBlock, queries: Tensor, memory: Tensor, kept: Tensor) -> Tensor:
-    """softmax(h Q (m K)^T) m V (B, N, G, D) of h (B, N, G, D) and m (B, N, K, D), of which kept (B, N, K) count.
+    """softmax(h Q (m K)^T) m V, (B, R, G, D), of h (B, R, G, D) and the steps of m (B, R, K, D) where kept (B, R, K).
 
-    The weights of the layer are constants. Where no key counts, all weigh alike.
+    The weights of the layer are constants. Where no key counts, all have the same weight.
     """
     attention = cast(Attention, block.attention)
     if block.kind != "post":
@@ -53,14 +53,14 @@ def content_attention(block: TransformerBlock, queries: Tensor, memory: Tensor, 
 
 
 def auto_encoding(decoded: Tensor, old: Tensor, kept: Tensor) -> Tensor:
-    """|| old - g(f_c(old)) ||_2, its mean over the steps of old (..., D) that kept (...) counts; 0 where none is.
+    """|| old - g(f_c(old)) ||_2, averaged over the steps of old (..., D) where kept (...); 0 if there are none.
 
     decoded: (..., D), g(f_c(old)).
     """
-    return kept_mean(decoded.to(old.dtype) - old, kept)
+    return mean_length(decoded.to(old.dtype) - old, kept)
 
 
-def kept_mean(difference: Tensor, kept: Tensor) -> Tensor:
-    """The mean length of the vectors difference (..., D) that kept (...) counts, 0 where none is."""
+def mean_length(difference: Tensor, kept: Tensor) -> Tensor:
+    """The mean length, a scalar, of the vectors difference (..., D) where kept (...); 0 if there are none."""
     lengths: Tensor = torch.linalg.vector_norm(difference, dim=-1)
     return (lengths * kept).sum() / kept.sum().clamp(min=1)

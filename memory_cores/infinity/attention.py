@@ -1,4 +1,4 @@
-"""One layer's continuous attention to its long-term memory, and that memory through a call.
+"""One layer's continuous attention to its long-term memory, and that memory in the course of a call.
 
 Martins et al., 2109.00301, "∞-former: Infinite Memory Transformer".
 """
@@ -21,28 +21,29 @@ MIN_VARIANCE = 1e-6
 
 
 class Density(NamedTuple):
-    """Where queries attend to in [0, 1]: the Gaussians N(mean, variance), both (B, H, T)."""
+    """Where in [0, 1] queries attend: the Gaussians N(mean, variance), both (B, H, T)."""
 
     mean: Tensor
     variance: Tensor
 
 
 class LongTermKeys(NamedTuple):
-    """What queries need of a long-term memory."""
+    """What queries read of a long-term memory."""
 
     logits: Tensor
-    """(B, H, D / H, 2), the keys of the N basis functions, weighted to the logits of mean and variance."""
+    """(B, H, W, 2), the keys of the J basis functions, weighted and summed for the logits of mean and variance."""
     values: Tensor
-    """(B, H, N, D / H)"""
+    """(B, H, J, W)"""
 
 
 class LongTermAttention(nn.Module):
-    """The weights of one layer's attention to a signal of N coefficients, and of the mask on what enters it.
+    """The weights of one layer's attention to a signal of J coefficients, and of the mask on what enters it.
 
     The scores of a query over the keys B W_k of the basis functions become the mean, sigmoid(w_mu . scores), and the
-    variance, softplus(w_sigma . scores), of a Gaussian; its expectation of the values B W_v is the context, to which
-    an output projection is applied. The weights w are shared by the heads. The mask, an option of the authors' code,
-    multiplies a block of steps by the sigmoid of its own convolution of width 3.
+    variance, softplus(w_sigma . scores), of a Gaussian. The expectation of the values B W_v under it is the context, to
+    which an output projection is applied. The weights w are shared by the heads. The mask, an option of the authors'
+    code, multiplies a block of steps by the sigmoid of a convolution of the block with 3 taps. Letters are the paper's
+    (section 3).
     """
 
     def __init__(self, d_model: int, num_heads: int, num_basis: int, *, mask: bool) -> None:
@@ -57,38 +58,38 @@ class LongTermAttention(nn.Module):
             fan_in_normal_(layer)
         self.mask = nn.Conv1d(d_model, d_model, kernel_size=3, padding=1) if mask else None
 
-    def masked(self, blocks: Tensor, kept: Tensor) -> Tensor:
-        """blocks (B, n, g, D) with zeros where kept (B, n, g) is False, multiplied by the mask if there is one."""
+    def apply_mask(self, blocks: Tensor, kept: Tensor) -> Tensor:
+        """blocks (B, R, G, D), with zeros where not kept (B, R, G), multiplied by the mask if there is one."""
         blocks = blocks * kept[..., None]
         if self.mask is None or not blocks.numel():
             return blocks
         with torch.autocast(blocks.device.type, enabled=False):
-            gate: Tensor = self.mask(blocks.flatten(0, 1).transpose(1, 2)).sigmoid()  # (B n, D, g)
+            gate: Tensor = self.mask(blocks.flatten(0, 1).transpose(1, 2)).sigmoid()  # (B R, D, G)
         return blocks * gate.transpose(1, 2).view_as(blocks)
 
     def keys(self, coefficients: Tensor) -> LongTermKeys:
-        """The keys of coefficients (B, N, D)."""
+        """The keys and values for coefficients (B, J, D)."""
         logits = self.key(self.density.weight @ coefficients)  # (B, 2, D), the weighted sums of B W_k
         return LongTermKeys(self.heads(logits).transpose(-1, -2), self.heads(self.value(coefficients)))
 
     def heads(self, x: Tensor) -> Tensor:
-        """(B, K, D) -> (B, H, K, D / H)."""
+        """(B, N, D) -> (B, H, N, W)."""
         return x.view(*x.shape[:2], self.num_heads, self.head_width).transpose(1, 2)
 
     def densities(self, query: Tensor, keys: LongTermKeys, dtype: torch.dtype) -> Density:
-        """Where the scaled queries (B, H, T, D / H) attend to, in `dtype` also under autocast."""
+        """Where the scaled queries (B, H, T, W) attend, computed in `dtype` also under autocast."""
         with torch.autocast(query.device.type, enabled=False):
             mean, variance = (query.to(dtype) @ keys.logits.to(dtype)).unbind(dim=-1)
             return Density(mean.sigmoid(), functional.softplus(variance).clamp(min=MIN_VARIANCE))
 
     def read(self, density: Density, keys: LongTermKeys, basis: GaussianBasis) -> Tensor:
         """The contexts (B, T, D) of the densities of T queries."""
-        context = basis.expectation(density.mean, density.variance) @ keys.values  # (B, H, T, D / H)
+        context = basis.expectation(density.mean, density.variance) @ keys.values  # (B, H, T, W)
         return context.transpose(1, 2).flatten(2)
 
 
 class LongTermRecall:
-    """One layer's long-term memory through a call: a function that its attention calls with the queries."""
+    """One layer's long-term memory in the course of a call: the output hook of the layer's attention."""
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class LongTermRecall:
         sticky: StickySampler | None,
         uniforms: Tensor,
     ) -> None:
-        """blocks: (B, n, g, D), what enters the signal of coefficients (B, N, D) at the turns. uniforms: (B, n, M)."""
+        """blocks: (B, R, G, D), what enters the signal of coefficients (B, J, D) at the turns. uniforms: (B, R, P)."""
         self.attention = attention
         self.operators = operators
         self.turns = turns
@@ -109,10 +110,10 @@ class LongTermRecall:
         self.sticky = sticky
         self.uniforms = uniforms
         self.points: list[Tensor] = []
-        """Where the old signal was sampled at each turn (B, M), if memories are sticky."""
+        """For each turn the points (B, P) at which the old signal was sampled; empty unless memories are sticky."""
 
     def __call__(self, query: Tensor, attended: Tensor) -> Tensor:
-        """attended (B, T, D), the attention's output, and what the scaled queries (B, H, T, D / H) find here."""
+        """attended (B, T, D), the attention's output, plus what the scaled queries (B, H, T, W) find here."""
         dtype = self.coefficients.dtype
         contexts, densities = [], []
         for turn, (start, stop) in enumerate(itertools.pairwise([0, *self.turns.times, query.shape[2]])):
@@ -133,7 +134,7 @@ class LongTermRecall:
         return output
 
     def refit(self, turn: int) -> None:
-        """Let the block of a turn enter the signal; the old signal is a constant from then on."""
+        """Let the block of a turn enter the signal; no gradient flows to the old signal."""
         old = self.coefficients.detach()
         points = None if self.sticky is None else self.sticky.draw(self.uniforms[:, turn])
         if points is not None:

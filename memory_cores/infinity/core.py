@@ -22,7 +22,7 @@ from memory_cores.validation import check_call
 
 
 def condition_problems(ridge: float, condition: float) -> list[str]:
-    """The problem of a regression that float64 cannot solve well."""
+    """The problem of a regression that cannot be solved accurately in float64."""
     if condition <= MAX_CONDITION:
         return []
     return [
@@ -33,39 +33,42 @@ def condition_problems(ridge: float, condition: float) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class InfinityOptions(AttentionOptions):
-    """The options of `Infinity`; equations are those of section 3 of the paper."""
+    """The options of `Infinity`; sections and equations are those of the paper."""
 
     num_layers: int = 2
-    """Blocks, one on the other, each with a long-term memory of its own."""
+    """Stacked blocks, each with a short-term and a long-term memory of its own."""
     granularity: int = 16
     """Steps that enter the long-term memory at a time; the segment length is the paper's schedule. Unroll and segment
     lengths must be multiples of it."""
     num_basis: int = 128
-    """Gaussian basis functions N of the signal, half of them at each width; an even number. Its size: the more, the
-    finer what it holds. The papers' language models take 512 to 1,024."""
+    """Gaussian basis functions J of the signal (N of the paper), half of them at each width; an even number. More of
+    them hold finer detail at more cost. The paper's language models take 512 to 1,024."""
     narrow_width: float = 0.01
-    """Standard deviation of the narrower half of the basis functions, of a signal on [0, 1]; the authors' code."""
+    """Standard deviation of the narrower half of the basis functions, of a signal on [0, 1]; from the authors' code."""
     wide_width: float = 0.05
-    """Standard deviation of the wider half. About the distance of two centres, 2 / num_basis, or more: narrower
-    functions leave gaps."""
+    """Standard deviation of the wider half. It should be at least about the distance between centres, 2 / num_basis:
+    narrower functions leave gaps."""
     tau: float = 0.75
-    """Share of [0, 1] that the old signal is squeezed into at each refit (equation 10). Higher keeps more of the old,
-    and leaves less room for what is new; 0.9 holds a single cue longer."""
+    """Share of [0, 1] into which the old signal is squeezed at each refit (equation 10). A higher share keeps more of
+    the old and leaves less room for the new; 0.9 holds a single cue longer."""
     ridge: float = 1.0
-    """Penalty of the ridge regression (equation 7). Lower fits more closely, until it is ill-conditioned."""
+    """Penalty of the ridge regression (equation 7). A lower one fits more closely, until the regression is
+    ill-conditioned."""
     num_samples: int = 512
-    """Points M at which the old signal is sampled at a refit (section 3.3); of little weight in cost."""
+    """Points P at which the old signal is sampled at a refit (M of the paper, section 3.3); they cost little."""
     sticky: bool = False
-    """Whether the old signal is sampled most where the queries since the last refit attended to most (section 3.4), so
-    that what is used is kept. For long streams in which little matters."""
+    """Whether the old signal is sampled most densely where the queries since the last refit attended most (section
+    3.4), so that what is used is kept. Helps in long streams of which only a small part matters."""
     mask: bool = False
-    """Whether a learned gate is put on the steps that enter; an option of the authors' code."""
+    """Whether the steps that enter the long-term memory pass a learned gate; an option of the authors' code."""
     kl_weight: float = 1e-6
-    """Weight of the loss that keeps the attention densities near N(mu0, sigma0^2) (section 3.2, equation 13)."""
+    """Weight of the loss that keeps the attention densities near N(mu0, sigma0^2) (section 3.2, equation 13); 0 for
+    none."""
     sigma0: float = 0.05
-    """Standard deviation of that density: how wide a query is to look."""
+    """Standard deviation of that density. A larger one lets queries attend more widely."""
     mu0: float | None = None
-    """Mean of that density, from 0, the oldest, to 1, the newest; null leaves it free, as the authors' code does."""
+    """Mean of that density, from 0, the oldest, to 1, the newest; null leaves the mean free, as the authors' code
+    does."""
 
     def problems(self, d_model: int) -> list[str]:
         problems = super().problems(d_model) + at_least(1, num_layers=self.num_layers)
@@ -122,33 +125,40 @@ class InfinityOptions(AttentionOptions):
 class Infinity(MemoryTransformer):
     """infinity-former: Transformer-XL whose old memories enter a continuous signal of fixed size; gated by default.
 
-    What leaves the memory of `memory_length` steps, `granularity` steps at a time, enters each layer's long-term
-    memory: a signal on [0, 1] of `num_basis` Gaussians, their centres evenly spaced, each at `narrow_width` and at
-    `wide_width`. At each such turn the old signal, sampled at `num_samples` points, is squeezed into [0, tau], the
-    steps are put behind it, and both are fitted anew by ridge regression with the penalty `ridge`. The granularity is
-    the paper's segment length. The signal is of the layer's inputs as its attention reads them: normalised, but for
-    post-norm.
+    Each layer's long-term memory is a signal x(t) = B^T psi(t) on [0, 1], from which each query q reads (section 3):
 
-    The step's queries attend to the signal by Gaussian densities, whose expected value is added to the attention's
-    output; a memory that holds nothing adds exactly 0. `losses["kl"]` is `kl_weight` times the divergence of the
-    densities from N(mu0, sigma0^2), its mean over queries and heads that found a memory and its sum over layers;
-    without `mu0` that of their variance alone. With `sticky` memories the old signal is sampled most where the queries
-    since the last turn attended to most. With `mask` a learned mask is put on the steps that enter.
+        z = E[psi(t)]^T B W_v,   t ~ N(sigmoid(w_mu . B W_k q), softplus(w_sigma . B W_k q))
 
-    Of an episode that begins within the granularity's steps its own steps alone enter; the signal is fitted to 0 where
-    the others were, as it is outside [0, 1]. The steps that enter and the old signal are constants: the long-term
-    memory trains the weights that read it, and the mask and norm by the newest turn of a call, as in the authors' code.
+    and adds the result, projected, to the output of attention; a memory that holds nothing adds exactly 0. psi are
+    `num_basis` Gaussians with evenly spaced centres, half of them of `narrow_width` and half of `wide_width`. Letters
+    are the paper's. An independent plain loop is tests/memory_cores/plain_infinity.py.
+
+    Steps that leave the memory of `memory_length` steps, `granularity` at a time (the paper's segment length), enter
+    the signal. At each such turn the old signal, sampled at `num_samples` points, is squeezed into [0, tau], the new
+    steps are put behind it, and both are fitted anew by ridge regression with the penalty `ridge`. The signal is that
+    of the layer's inputs as its attention reads them, normalised unless the block is post-norm. With `sticky` memories
+    the old signal is sampled most densely where the queries since the last turn attended most. With `mask` the new
+    steps pass a learned gate.
+
+    `losses["kl"]` is `kl_weight` times the divergence of the densities from N(mu0, sigma0^2), averaged over the queries
+    and heads that found a memory and summed over layers; without `mu0` the divergence of their variances alone.
+
+    If an episode begins within the steps that enter, only its own steps do; the signal is fitted to 0 in the place of
+    the others, as it is outside [0, 1]. The steps that enter and the old signal are constants to the gradient: the loss
+    trains the weights that read the long-term memory, and the mask and norm through the newest turn of a call, as in
+    the authors' code.
 
     State: memory (B, L, C, D), the last C = memory_length + granularity inputs of each layer, newest last, zeros where
-    unused; coefficients (B, L, num_basis, D) of the signals that the last step attended to, zeros where it found
-    nothing; age (B,) int64, steps of the episode up to C + 1; phase (B,) int64, steps seen modulo granularity. With
+    unused; coefficients (B, L, J, D) of the signals that the last step attended to, J = num_basis, zeros where it found
+    nothing; age (B,) int64, steps of the episode, at most C + 1; phase (B,) int64, steps seen modulo granularity. With
     sticky memories also histogram (B, L, 128), the attention paid to equal parts of the signal since the last turn, and
-    generator (B, 2) int64, a key, 0 at first, and a counter, from which a row's random numbers follow: rows with one
-    key draw the same ones.
-    Parameters do not depend on memory_length or granularity, so both may differ between training and evaluation.
+    generator (B, 2) int64, a key, at first 0, and a counter. A row's random numbers follow from these, so rows with
+    equal keys draw equal numbers. The parameters depend neither on memory_length nor on granularity, so both may differ
+    between training and evaluation.
 
-    Metrics, over queries that found a memory: the densities' mean position and mean standard deviation, their kl
-    before its weight, and long_term_share, the norm of what the memory added as a share of it and the attention's.
+    Metrics, over the queries that found a memory: the mean position and mean standard deviation of the densities, their
+    kl before it is weighted, and long_term_share, the norm of what the memory added divided by the sum of that norm and
+    that of attention's output.
 
     >>> import memory_cores
     >>> core = memory_cores.build("infinity", d_model=8, memory_length=2, granularity=2, num_basis=8, wide_width=0.2)
@@ -194,7 +204,7 @@ class Infinity(MemoryTransformer):
         return output
 
     def recall(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[CoreOutput, list[LongTermRecall]]:
-        """`forward`, and what each layer's long-term memory was and was asked."""
+        """`forward` with x (B, T, D) and reset (B, T), and what each layer's queries read of its long-term memory."""
         check_call(self, x, state, reset)
         state = {name: tensor.detach() for name, tensor in state.items()}
         memory, age = state["memory"], state["age"]
@@ -208,12 +218,12 @@ class Infinity(MemoryTransformer):
         for layer, block in enumerate(self.blocks):
             inputs.append(x.detach())
             attention = cast(LongTermAttention, self.long_term[layer])
-            leaving = turns.leaving(torch.cat([memory[:, layer], inputs[-1]], dim=1))
+            leaving = turns.blocks_of(torch.cat([memory[:, layer], inputs[-1]], dim=1))
             recall = LongTermRecall(
                 attention,
                 operators,
                 turns,
-                blocks=attention.masked(cast(TransformerBlock, block).normalise_memory(leaving), turns.kept),
+                blocks=attention.apply_mask(cast(TransformerBlock, block).normalise_memory(leaving), turns.kept),
                 coefficients=state["coefficients"][:, layer],
                 sticky=sampler_of(state, layer),
                 uniforms=self.uniforms(key[:, None], turns.refits, layer),
@@ -223,11 +233,11 @@ class Infinity(MemoryTransformer):
 
         after = {
             "memory": push(memory, inputs, window.age),
-            "coefficients": where_held([recall.coefficients for recall in recalls], turns),
+            "coefficients": stack_layers([recall.coefficients for recall in recalls], turns),
         }
         if self.sticky:
             histograms = [recall.sticky.histogram for recall in recalls if recall.sticky is not None]
-            after["histogram"] = where_held(histograms, turns)
+            after["histogram"] = stack_layers(histograms, turns)
             after["generator"] = torch.stack([key, turns.refits_after], dim=1)
         kl = torch.stack([self.divergence(recall.density, turns.holds) for recall in recalls])
         metrics = {**recall_metrics(recalls, turns.holds), "kl": kl.detach().mean()}
@@ -235,11 +245,11 @@ class Infinity(MemoryTransformer):
         return CoreOutput(self.normalise_output(x), state, {"kl": self.kl_weight * kl.sum()}, metrics), recalls
 
     def uniforms(self, key: Tensor, refits: Tensor, layer: int) -> Tensor:
-        """(..., M) in [0, 1) for the M samples of a layer's refits, by keys and counters (...); none if not sticky."""
+        """(..., P) in [0, 1) for a layer's refits with keys and counters (...); (..., 0) if memories are not sticky."""
         return uniforms(key, refits, layer, self.signal.num_samples if self.sticky else 0)
 
     def divergence(self, density: Density, holds: Tensor) -> Tensor:
-        """The mean of KL(N(mean, variance) || N(mu0, sigma0^2)), less the term of the means if mu0 is None."""
+        """Mean KL(N(mean, variance) || N(mu0, sigma0^2)) where holds (B, T), without the means' term if mu0 is None."""
         ratio = density.variance / self.sigma0**2
         kl = 0.5 * (ratio - ratio.log() - 1)
         if self.mu0 is not None:
@@ -250,20 +260,20 @@ class Infinity(MemoryTransformer):
         return InfinityStream(self, batch_size)
 
 
-def where_held(layers: list[Tensor], turns: Turns) -> Tensor:
-    """L tensors (B, N, ...) of long-term memories as one of the state, zeros where the last step found nothing."""
+def stack_layers(layers: list[Tensor], turns: Turns) -> Tensor:
+    """L tensors (B, ...) of long-term memories as one (B, L, ...), zeros where the last step found nothing."""
     state = torch.stack([layer.detach() for layer in layers], dim=1)
     return state.masked_fill_(~turns.holds[:, -1].view(-1, *[1] * (state.dim() - 1)), 0.0)
 
 
 def mean_where(holds: Tensor, values: Tensor) -> Tensor:
-    """The mean of values (B, H, T) at the steps where holds (B, T), 0 where there are none."""
+    """The mean of values (B, H, T) over the steps where holds (B, T), 0 if there are none."""
     chosen = values.masked_fill(~holds[:, None], 0.0)
     return chosen.sum() / (holds.sum() * values.shape[1]).clamp(min=1)
 
 
 def recall_metrics(recalls: list[LongTermRecall], holds: Tensor) -> dict[str, Tensor]:
-    """The metrics of what the queries of every layer found at the steps where holds (B, T)."""
+    """The metrics of what the queries of all layers found at the steps where holds (B, T)."""
     mean = [mean_where(holds, recall.density.mean.detach()) for recall in recalls]
     deviation = [mean_where(holds, recall.density.variance.detach().sqrt()) for recall in recalls]
     found = torch.stack([recall.found for recall in recalls])
@@ -276,15 +286,15 @@ def recall_metrics(recalls: list[LongTermRecall], holds: Tensor) -> dict[str, Te
 
 
 class InfinityStream(TransformerXLStream):
-    """Steps an `Infinity` core; its long-term memories are refitted once in `granularity` steps."""
+    """Steps an `Infinity` core; its long-term memories are refitted once every `granularity` steps."""
 
     core: Infinity
     long_term: list[LongTermCache]
     holds: Tensor
-    """(B,) bool, True where the long-term memory holds anything of the episode of the last step."""
+    """(B,) bool, True where the long-term memory holds anything of the last step's episode."""
     key: Tensor
     refits: Tensor
-    """Both (B,), of the generators of sticky memories."""
+    """Both (B,), the key and the counter of the random numbers of sticky memories."""
 
     def forget(self, reset: Tensor) -> None:
         super().forget(reset)
@@ -292,26 +302,26 @@ class InfinityStream(TransformerXLStream):
 
     def prepare(self) -> None:
         super().prepare()
-        if self.core.schedule.due(self.phase):
+        if self.core.schedule.refits_before(self.phase):
             self.turn()
 
     def turn(self) -> None:
-        """Let the block that leaves the memory before the step at hand enter the long-term memories."""
+        """Let the block that leaves the memory before the next step enter the long-term memories."""
         schedule = self.core.schedule
         end = self.place - schedule.memory_length
         first = end - schedule.granularity
         continued = self.episode_place < first
         places = torch.arange(first, end, device=continued.device)
-        kept = (places >= self.episode_place[:, None])[:, None]  # (B, 1, g)
+        kept = (places >= self.episode_place[:, None])[:, None]  # (B, 1, G)
         for layer, (block, long_term) in enumerate(zip(self.blocks, self.long_term, strict=True)):
             leaving = block.block.normalise_memory(self.inputs[layer, :, None, first:end])
-            entering = long_term.attention.masked(leaving, kept)[:, 0]
+            entering = long_term.attention.apply_mask(leaving, kept)[:, 0]
             long_term.refit(entering, continued, self.core.uniforms(self.key, self.refits, layer))
         self.refits = torch.where(continued, self.refits + 1, 0)
         self.hold(self.episode_place < end)
 
     def hold(self, holds: Tensor) -> None:
-        """Let the rows where holds (B,) read their long-term memory, others not."""
+        """Let only the rows where holds (B,) read their long-term memories."""
         self.holds = holds
         asleep, empty = not holds.any(), None if holds.all() else ~holds[:, None]
         for long_term in self.long_term:
@@ -338,11 +348,11 @@ class InfinityStream(TransformerXLStream):
             self.long_term = [LongTermCache(self.core, layer, state) for layer in range(self.core.num_layers)]
         for block, long_term in zip(self.blocks, self.long_term, strict=True):
             block.hook = long_term
-        self.hold(self.core.schedule.held(state["age"], self.phase))
+        self.hold(self.core.schedule.finds_memory(state["age"], self.phase))
 
 
 class LongTermCache:
-    """One layer's long-term memory with its keys: a function that a cached block calls with the queries."""
+    """One layer's long-term memory with its keys: the output hook of a cached block."""
 
     def __init__(self, core: Infinity, layer: int, state: State) -> None:
         self.attention = cast(LongTermAttention, core.long_term[layer])
@@ -356,7 +366,7 @@ class LongTermCache:
         """(B, 1) bool, True where a row's memory holds nothing; None if all hold something."""
 
     def __call__(self, query: Tensor, attended: Tensor) -> Tensor:
-        """attended (B, D), the attention's output, and what the scaled queries (B, H, 1, W) find here."""
+        """attended (B, D), the attention's output, plus what the scaled queries (B, H, 1, W) find here."""
         if self.asleep:
             return attended
         density = self.attention.densities(query, self.keys, self.coefficients.dtype)
@@ -368,14 +378,14 @@ class LongTermCache:
         return attended.add_(found)
 
     def refit(self, block: Tensor, continued: Tensor, uniforms: Tensor) -> None:
-        """Let block (B, g, D) enter the signal, as `LongTermRecall` does."""
+        """Let block (B, G, D) enter the signal, as in `LongTermRecall`. continued: (B,). uniforms: (B, P)."""
         points = None if self.sticky is None else self.sticky.draw(uniforms)
         self.coefficients = self.operators.refit(self.coefficients, block, continued, points)
         self.keys = self.attention.keys(self.coefficients)
 
 
 def generator_of(state: State) -> tuple[Tensor, Tensor]:
-    """The key and the counter, each (B,), of the generators of sticky memories; zeros where memories are not sticky."""
+    """The key and the counter, each (B,), of the random numbers of sticky memories; zeros if not sticky."""
     if "generator" in state:
         key, refits = state["generator"].unbind(dim=1)
         return key, refits
@@ -383,7 +393,7 @@ def generator_of(state: State) -> tuple[Tensor, Tensor]:
 
 
 def sampler_of(state: State, layer: int) -> StickySampler | None:
-    """The sampler of one layer, None where memories are not sticky."""
+    """The sampler of one layer; None if memories are not sticky."""
     if "histogram" not in state:
         return None
     return StickySampler(state["histogram"][:, layer].detach().clone())

@@ -1,4 +1,4 @@
-"""Where in its long-term memory an infinity-former attends to, as a report draws it."""
+"""Where in its long-term memory an infinity-former attends, for reports to draw."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from memory_cores.infinity.core import Infinity
 
 
 class LongTermDensities(NamedTuple):
-    """The densities of the queries of one call, and how the memories that they attend to were sampled within it."""
+    """The densities of the queries of one call, and the points at which their memories were sampled."""
 
     mean: Tensor
     """(B, L, H, T), places in the signal, from 0, the oldest, to 1, the newest."""
     deviation: Tensor
     """(B, L, H, T), the standard deviations."""
     holds: Tensor
-    """(B, T) bool, True where a step found anything; elsewhere the densities mean nothing."""
+    """(B, T) bool, True where a step found a memory; elsewhere the densities have no meaning."""
     turns: list[int]
     """The steps before which the memories were refitted."""
     points: Tensor | None
-    """(B, L, turns, M), where the old signals were sampled at these; None if memories are not sticky."""
+    """(B, L, R, P), where the old signals were sampled at each of the R turns; None if memories are not sticky."""
 
 
 @torch.no_grad()

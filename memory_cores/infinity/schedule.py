@@ -1,4 +1,4 @@
-"""When a long-term memory is read and refitted: it takes over the steps that the short-term memory moves past."""
+"""When a long-term memory is read, and when it takes in the steps that leave the short-term memory."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from memory_cores.attention.schedule import MemorySchedule, Window
 
 
 class Turns(NamedTuple):
-    """The n refits of one call of T steps, each by the g steps that leave the short-term memory at its time."""
+    """The R refits in one call of T steps, each of which takes in the G steps that leave the short-term memory then."""
 
     times: list[int]
     """The steps before which the refits happen, counted from the call's first."""
     start: int
-    """The first of the n * g steps, among the C remembered and T new ones."""
+    """The first of the R * G steps, among the C remembered and T new ones."""
     kept: Tensor
-    """(B, n, g) bool, True where a step is of the episode of the last step before the refit."""
+    """(B, R, G) bool, True where a step belongs to the episode of the last step before the refit."""
     continued: Tensor
-    """(B, n) bool, True where that episode began before the g steps, so that the memory holds more of it."""
+    """(B, R) bool, True where that episode began before the G steps, so that the memory holds more of it."""
     refits: Tensor
-    """(B, n) int64, the refits of the same episode before this one, less the first."""
+    """(B, R) int64, the refits of the same episode before this one, the first not counted."""
     holds: Tensor
-    """(B, T) bool, True where a step finds anything in the long-term memory."""
+    """(B, T) bool, True where a step finds something in the long-term memory."""
     refits_after: Tensor
     """(B,) int64, `refits` of the first refit after the call."""
 
-    def leaving(self, context: Tensor) -> Tensor:
-        """The steps (B, n, g, D) of the refits among steps (B, C + T, D)."""
+    def blocks_of(self, context: Tensor) -> Tensor:
+        """The blocks (B, R, G, D) that enter at the refits, taken from steps (B, C + T, D)."""
         steps = context[:, self.start : self.start + self.kept[0].numel()]
         return steps.view(*self.kept.shape, context.shape[2])
 
 
 @dataclass(frozen=True)
 class LongTermSchedule(MemorySchedule):
-    """A memory schedule behind which there is a long-term memory.
+    """A memory schedule with a long-term memory behind it.
 
-    It is refitted whenever the boundary b(t) moves, just before step t, so that what is refitted for a call's first
-    step is part of the call: with aligned segments and a memory of whole segments that is every refit. Step t finds
-    what the steps of its own episode before b(t) left there, nothing if there are none.
+    The long-term memory is refitted whenever the boundary b(t) moves, just before step t. The refit before a call's
+    first step is thus part of the call; with aligned segments and a memory of whole segments every refit is such a one.
+    Step t finds what the steps of its own episode before b(t) left there, and nothing if there are none.
     """
 
     @property
     def capacity(self) -> int:
-        """As many steps as leave and stay when the boundary moves."""
+        """C, the steps that stay in the memory when the boundary moves and those that leave it."""
         return self.memory_length + self.granularity
 
     @property
@@ -54,19 +54,19 @@ class LongTermSchedule(MemorySchedule):
         """One more than the capacity, so that an age tells whether an episode began before all of these steps."""
         return self.capacity + 1
 
-    def due(self, phase: int) -> bool:
-        """Whether there is a refit before a step at `phase`."""
+    def refits_before(self, phase: int) -> bool:
+        """Whether the long-term memory is refitted before a step at `phase`."""
         return (phase - self.memory_length) % self.granularity == 0
 
-    def held(self, age: Tensor, phase: int) -> Tensor:
-        """(B,) bool, True where the last step before `phase`, of an episode of age (B,) after it, found anything."""
+    def finds_memory(self, age: Tensor, phase: int) -> Tensor:
+        """(B,) bool, True where the step before `phase`, after which the episode has age (B,), found something."""
         return age - 1 > self.context(phase - 1)
 
     def turns(self, age: Tensor, refits: Tensor, window: Window) -> Turns:
-        """The refits of the call of `window`. age, refits: (B,) before the call."""
+        """The refits in the call of `window`. age, refits: (B,) before the call."""
         steps, phase = window.episode.shape[1], window.first_phase
-        times = [time for time in range(steps) if self.due(phase + time)]
-        before = torch.cat([-age[:, None], window.episode], dim=1)[:, times]  # (B, n): where the episode began
+        times = [time for time in range(steps) if self.refits_before(phase + time)]
+        before = torch.cat([-age[:, None], window.episode], dim=1)[:, times]  # (B, R): where the episode began
         first = torch.tensor(times, dtype=torch.int64, device=age.device) - self.capacity
         step = first[:, None] + torch.arange(self.granularity, device=age.device)
         continued = before < first

@@ -11,69 +11,71 @@ import torch
 from torch import Tensor, nn
 
 MAX_CONDITION = 1e10
-"""Of the regression's normal equations, which are solved in float64."""
+"""Largest condition number of the regression's normal equations, which are solved in float64."""
 MAX_BASIS = 2048
+"""Most basis functions."""
 MAX_OPERATOR = 2**25
 """Most entries of an operator of the regression."""
 
 
 class GaussianBasis(NamedTuple):
-    """psi_j(t) = N(t; c_j, w_j^2), j = 1 ... N: first all centres at the narrow width, then all at the wide one."""
+    """psi_j(t) = N(t; c_j, w_j^2), j = 1 ... J: first all centres with the narrow width, then all with the wide one."""
 
     centres: Tensor
-    """(N / 2,)"""
+    """(J / 2,)"""
     widths: Tensor
     """(2,)"""
 
     def values(self, t: Tensor) -> Tensor:
-        """psi (..., N) at the times t (...)."""
+        """psi (..., J) at the times t (...)."""
         return self.expectation(t, torch.zeros_like(t))
 
     def expectation(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """E[psi(t)] (..., N) for t ~ N(mean, variance), both (...): N(mean; c_j, variance + w_j^2)."""
+        """E[psi(t)] (..., J) for t ~ N(mean, variance), both (...): N(mean; c_j, variance + w_j^2)."""
         variance = variance[..., None, None] + self.widths.square()[:, None]  # (..., 2, 1)
-        distance = (mean[..., None] - self.centres).square()[..., None, :]  # (..., 1, N / 2)
+        distance = (mean[..., None] - self.centres).square()[..., None, :]  # (..., 1, J / 2)
         logarithm = torch.addcmul(-0.5 * (2 * math.pi * variance).log(), distance, -0.5 / variance)
         return logarithm.exp().flatten(-2)
 
 
 class SignalOperators(NamedTuple):
-    """The constants that make and extend signals."""
+    """The constant matrices by which signals are made and extended."""
 
     basis: GaussianBasis
     first: Tensor
-    """(N, g), makes coefficients of a first block."""
+    """(J, G), applied to a first block, gives the coefficients of its signal."""
     new: Tensor
-    """(N, g), of a block behind an old signal."""
+    """(J, G), applied to a block behind an old signal."""
     samples: Tensor
-    """(N, M), of samples of the old signal."""
+    """(J, P), applied to samples of the old signal."""
     old: Tensor
-    """(N, N), of the old signal's coefficients, where it is sampled evenly."""
+    """(J, J), applied to the old signal's coefficients where it is sampled evenly."""
 
     def refit(self, old: Tensor, block: Tensor, continued: Tensor, points: Tensor | None = None) -> Tensor:
-        """The coefficients (B, N, D) of the signals old (B, N, D) that go on with block (B, g, D).
+        """The coefficients (B, J, D) of the signals old (B, J, D) when they are continued by block (B, G, D).
 
-        Where continued (B,) is False nothing is kept of the old signal and the block is a first one. The old signal
-        is sampled at `points` (B, M), in order, or evenly if None. Nothing is done in half precision, also under
+        Where continued (B,) is False, nothing is kept of the old signal and the block is a first one. The old signal is
+        sampled at `points` (B, P), in order, or evenly if None. Nothing is computed in half precision, even under
         autocast.
         """
         with torch.autocast(old.device.type, enabled=False):
             block = block.to(old.dtype)
             carry = self.old
             if points is not None:
-                carry = self.samples @ self.basis.values(points.to(old.dtype))  # (B, N, N)
+                carry = self.samples @ self.basis.values(points.to(old.dtype))  # (B, J, J)
             return torch.where(continued[:, None, None], carry @ old + self.new @ block, self.first @ block)
 
 
 class ContinuousSignal(nn.Module):
-    """x(t) = B^T psi(t) on [0, 1]: how D signals, held as coefficients B (N, D), are fitted and extended.
+    """x(t) = B^T psi(t) on [0, 1]: how D signals, held as coefficients B (J, D), are fitted and extended.
 
     B minimises sum_i |x_i - B^T psi(t_i)|^2 + ridge |B|^2 over the points t_i of the steps x_i and over as many
     points outside [0, 1], on [-1/2, 3/2], at which the signal is 0. The points never change, so B is a constant
     matrix times the steps; these matrices are computed in float64 and stay in it whatever the module is cast to.
+    Letters are the paper's, but for J, its N.
 
-    A first block of g steps lies at (j - 1/2) / g. A later one is put at tau + (1 - tau) j / g behind the old signal,
-    which is squeezed into (0, tau]: `num_samples` samples of it are put at tau i / num_samples.
+    The steps j = 1 ... G of a first block lie at (j - 1/2) / G. Those of a later block lie at tau + (1 - tau) j / G,
+    behind the old signal, which is squeezed into (0, tau]: its P samples lie at tau i / P.
     """
 
     def __init__(
@@ -133,9 +135,9 @@ def fit_operators(
 
 
 def ridge_operator(basis: GaussianBasis, points: Tensor, ridge: float) -> tuple[Tensor, float]:
-    """The matrix (N, P) that makes coefficients of P steps at `points` (P,), and the regression's condition number."""
+    """The matrix (J, N) that maps N steps at `points` (N,) to coefficients, and the regression's condition number."""
     outside = (torch.arange(len(points) // 2, dtype=torch.float64, device="cpu") + 0.5) / len(points)
-    inside = basis.values(points).T  # (N, P)
+    inside = basis.values(points).T  # (J, N)
     values = torch.cat([basis.values(-outside).T, inside, basis.values(1 + outside).T], dim=1)
     normal = values @ values.T + ridge * torch.eye(len(values), dtype=torch.float64, device="cpu")
     spectrum = torch.linalg.eigvalsh(normal)

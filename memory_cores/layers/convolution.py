@@ -7,21 +7,22 @@ from torch import Tensor, nn
 
 
 class CausalConvolution(nn.Module):
-    """y_t = sum over k < width of w_k * x_{t-k}, elementwise: the depthwise half of a separable convolution.
+    """y_t = sum over k < taps of w_k * x_{t-k}, elementwise: the depthwise half of a separable convolution.
 
-    Steps before the episode's first count as zeros. (Chollet, 1610.02357.)
+    Steps before the episode count as zeros (Chollet, 1610.02357).
     """
 
     def __init__(self, d_model: int, width: int) -> None:
+        """width: the number of taps."""
         super().__init__()
         self.width = width
         self.taps = nn.Parameter(torch.empty(width, d_model))
         nn.init.normal_(self.taps, std=width**-0.5)
 
     def forward(self, x: Tensor, past: Tensor, episode: Tensor, steps: Tensor | None = None) -> Tensor:
-        """The results (B, T, D) of x (B, T, D), or (B, Q, D) at its `steps` (B, Q) alone.
+        """The results (B, T, D) for x (B, T, D), or (B, A, D) at its `steps` (B, A) alone.
 
-        past: (B, width - 1, D), the inputs before x. episode: (B, T), where the episode of each step begins.
+        past: (B, taps - 1, D), the inputs before x. episode: (B, T), where the episode of each step begins.
         """
         whole = torch.cat([past, x], dim=1)
         at = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2]) if steps is None else steps
@@ -37,7 +38,7 @@ class CausalConvolution(nn.Module):
         return result
 
     def step(self, x: Tensor, past: Tensor) -> Tensor:
-        """The result (B, D) of x (B, D) after past (width - 1, B, D), zeros before the episode."""
+        """The result (B, D) for x (B, D) after past (taps - 1, B, D), which is zero before the episode."""
         result = x * self.taps[0]
         if self.width > 1:
             result = result + (past * self.taps[1:].flip(0)[:, None]).sum(dim=0)

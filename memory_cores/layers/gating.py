@@ -12,8 +12,7 @@ class GRUGate(nn.Module):
     """g(x, y) = (1 - z) x + z h of the stream x and a sublayer's output y.
 
     r = sigmoid(W_r y + U_r x), z = sigmoid(W_z y + U_z x - b), h = tanh(W_g y + U_g (r x)). b starts at 2, so
-    that the block is close to the identity at first. The six matrices are fused into one for r and z and one
-    for h.
+    that the block starts close to the identity. The six matrices are fused into two: one for r and z, one for h.
     """
 
     def __init__(self, d_model: int) -> None:

@@ -1,4 +1,4 @@
-"""Adaptive computation time (Graves, 1603.08983): how many steps a position takes, and how their states are weighed."""
+"""Adaptive computation time (Graves, 1603.08983): how many steps a position takes, and the weights of their states."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from memory_cores.core import CoreOutput, State
 from memory_cores.options import CoreOptions, at_least, one_of
 
 Halting = Literal["none", "graves", "tensor2tensor"]
-"""none: no halting. graves: the states of the steps are summed by their halting weights, which sum to 1.
-tensor2tensor: each state is interpolated into the result by its weight p, p s + (1 - p) result, from zeros on, as the
-default of that library's Universal Transformer does; the shares of the states then sum to less than 1."""
+"""none: no halting. graves: the result is the sum of the states s of all steps, each times its halting weight p; the
+weights sum to 1. tensor2tensor: from zeros on, each state is interpolated into the result, p s + (1 - p) result, the
+default of that library's Universal Transformer; the states' shares then sum to less than 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,40 +24,43 @@ class HaltingOptions(CoreOptions):
     """The options of every core with adaptive computation time."""
 
     halting: Halting = "graves"
-    """Whether and how each step stops by itself. graves: the paper's weighted sum; tensor2tensor: that library's
-    interpolation; none: every step takes all steps of computation."""
+    """Whether each step of a sequence decides for itself when to halt, and how its results are combined. graves: the
+    paper's weighted sum; tensor2tensor: that library's interpolation; none: no halting, every step takes them all."""
     max_ponder_steps: int = 10
-    """Most steps of computation that one step of a sequence may take; bounds the cost of the hardest."""
+    """Most steps of computation that one step of a sequence may take. It bounds the cost of the hardest steps."""
     ponder_cost: float = 0.01
-    """Weight of the ponder loss, the mean of steps taken and remainder (equations 10 to 13; tau of the paper). Raise it
-    for fewer steps at more error; the paper tries 1e-4 to 1e-1. Without effect where halting is none."""
+    """Weight of the ponder loss, the mean of steps taken plus remainder (equations 10 to 13; tau of the paper). A
+    higher weight gives fewer steps and more error; the paper tries 1e-4 to 1e-1. Has no effect where halting is
+    none."""
     halting_bias: float = 1.0
-    """Bias of the halting unit at first (section 2, equation 5). 1 begins near two steps; -3 lets up to 21 be taken."""
+    """Initial bias of the halting unit (section 2, equation 5). With 1 training begins near two steps, with -3 at up to
+    21."""
     halting_epsilon: float = 0.01
-    """A step halts once its halting probabilities sum to 1 - epsilon (equation 7), in (0, 1); lets one step suffice."""
+    """A step halts once its halting probabilities sum to 1 - epsilon (equation 7); in (0, 1). Above 0 so that a single
+    step of computation can suffice."""
 
     def problems(self, d_model: int) -> list[str]:
         problems = super().problems(d_model)
         problems += one_of(Halting, halting=self.halting) + at_least(1, max_ponder_steps=self.max_ponder_steps)
-        if not finite(self.ponder_cost) or self.ponder_cost < 0:
+        if not is_finite(self.ponder_cost) or self.ponder_cost < 0:
             problems.append(f"ponder_cost is {self.ponder_cost!r}, expected a number >= 0")
-        if not finite(self.halting_bias):
+        if not is_finite(self.halting_bias):
             problems.append(f"halting_bias is {self.halting_bias!r}, expected a number")
-        if not finite(self.halting_epsilon) or not 0 < self.halting_epsilon < 1:
+        if not is_finite(self.halting_epsilon) or not 0 < self.halting_epsilon < 1:
             problems.append(f"halting_epsilon is {self.halting_epsilon!r}, expected a number in (0, 1)")
         return problems
 
 
 SINGLE_SHARES = 8
-"""Up to this many steps each has a share of its own among the metrics; beyond it, shares are of doubling ranges."""
+"""With at most this many steps, metrics give the share of each number of steps; with more, of doubling ranges."""
 
 
 class HaltingUnit(nn.Linear):
     """The probability sigmoid(w . s + b) that a position halts in state s (section 2, equation 5).
 
-    A bias of 1 is the paper's, from which positions begin by halting at the second step; one of -3 lets them begin with
-    as many as 21. It is computed in the weights' precision also under autocast, since the least difference may decide
-    on a halt.
+    With the paper's bias of 1 positions halt at the second step when training begins, with -3 only after up to 21. The
+    unit computes in the precision of its weights, also under autocast, since the smallest difference may decide whether
+    a position halts.
     """
 
     def __init__(self, d_model: int, bias: float) -> None:
@@ -74,8 +77,9 @@ class HaltingUnit(nn.Linear):
 class HaltingProgress:
     """The halting of many positions, one step after another (section 2, equations 6 to 9).
 
-    With the halting probabilities h_n, a position halts at the first step N whose sum h_1 + ... + h_N is at least
-    1 - epsilon, or at step max_steps. Step n < N weighs h_n, and step N the remainder R = 1 - (h_1 + ... + h_{N-1}).
+    With the halting probabilities h_n, a position halts at the first step N at which h_1 + ... + h_N is at least
+    1 - epsilon, or at step max_steps. Step n < N has the weight h_n, and step N the remainder R = 1 - (h_1 + ... +
+    h_{N-1}); letters are the paper's.
     """
 
     def __init__(self, shape: torch.Size | tuple[int, ...], like: Tensor, *, max_steps: int, epsilon: float) -> None:
@@ -85,12 +89,13 @@ class HaltingProgress:
         self.running = torch.ones(shape, dtype=torch.bool, device=like.device)
         """(...), True where a position has not halted."""
         self.steps = torch.zeros(shape, dtype=torch.int64, device=like.device)
-        """(...) int64, the steps that each position took; N once it has halted."""
+        """(...) int64, the steps that each position has taken; the paper's N once it has halted."""
         self.used = like.new_zeros(shape)
         """(...), the sum of the halting probabilities of the steps before the halt."""
 
     def weigh(self, probability: Tensor) -> Tensor:
-        """The weights (...) of one more step with halting probabilities (...): 0 where a position had halted before."""
+        """The weights (...) of one more step with halting probabilities (...); 0 where a position had already
+        halted."""
         self.taken += 1
         left, before = self.remainder, self.running
         self.steps = self.steps + before
@@ -104,12 +109,12 @@ class HaltingProgress:
 
     @property
     def remainder(self) -> Tensor:
-        """(...), R once a position has halted."""
+        """(...), the paper's R once a position has halted."""
         return 1.0 - self.used
 
 
 def accumulate(halting: Halting, result: Tensor, state: Tensor, weight: Tensor) -> Tensor:
-    """The result (..., D) so far with a state (..., D) of weight (...) taken in; the first result is zeros."""
+    """The result (..., D) so far, updated by a state (..., D) of weight (...); it starts from zeros."""
     if halting == "tensor2tensor":
         return torch.lerp(result, state, weight[..., None])
     return torch.addcmul(result, weight[..., None], state)
@@ -118,9 +123,10 @@ def accumulate(halting: Halting, result: Tensor, state: Tensor, weight: Tensor) 
 def output_with_ponder_loss(
     y: Tensor, state: State, steps: Tensor, remainder: Tensor, *, ponder_cost: float, max_steps: int
 ) -> CoreOutput:
-    """The output of a call with its ponder loss and metrics, given the N and R of all positions (...).
+    """The output of a call with its ponder loss and metrics, given the steps and remainders (...) of all positions.
 
-    The loss is ponder_cost times the mean of N + R (equations 10 to 13), whose gradient passes through R alone.
+    The loss is ponder_cost times the mean of steps + remainder (equations 10 to 13); its gradient passes through the
+    remainder alone.
     """
     cost = ponder_cost * (steps + remainder).mean()
     metrics = {"ponder_steps": steps.to(remainder.dtype).mean()}
@@ -131,13 +137,13 @@ def output_with_ponder_loss(
 
 
 def share_ranges(max_steps: int) -> list[tuple[int, int]]:
-    """The ranges of steps, both ends included, of which metrics tell the share of positions."""
+    """The ranges of steps, both ends included, for which metrics give the share of positions."""
     if max_steps <= SINGLE_SHARES:
         return [(n, n) for n in range(1, max_steps + 1)]
     doublings = math.ceil(math.log2(max_steps))
     return [(1, 1), *((2**k + 1, min(2 ** (k + 1), max_steps)) for k in range(doublings))]
 
 
-def finite(value: object) -> bool:
+def is_finite(value: object) -> bool:
     """Whether an option is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

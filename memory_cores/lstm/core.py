@@ -24,7 +24,7 @@ from memory_cores.options import at_least
 from memory_cores.validation import check_call, check_state, check_step
 
 STEPS_WORTH_A_CALL = 8
-"""Where episodes begin more often than this, calls of torch.nn.LSTM between them cost more than they save."""
+"""Where episodes are shorter than this on average, one call of torch.nn.LSTM for each costs more than it saves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +32,14 @@ class LSTMOptions(HaltingOptions):
     """The options of `LSTM`."""
 
     num_layers: int = 1
-    """Layers stacked one on the other; cost is in proportion. One or two serve most agents."""
+    """Stacked layers; cost grows in proportion. One or two are enough for most agents."""
     max_dependency: int | None = None
-    """Gates start for dependencies of up to this many steps (chrono initialisation; Tallec & Ollivier, 1804.11188,
-    equation 16); null starts the forget gates with a bias of 1. Set it near the longest delay that a task has."""
+    """Gate biases start so as to suit dependencies of up to this many steps (chrono initialisation; Tallec & Ollivier,
+    1804.11188, equation 16); null starts the forget gates with a bias of 1. Set it near the longest delay of the
+    task."""
     halting: Halting = "none"
-    """Adaptive computation time of the whole stack (Graves, 1603.08983): graves, tensor2tensor, or none for one step of
-    the stack a step. The other options of that name have no effect without it."""
+    """Adaptive computation time of the whole stack (Graves, 1603.08983): graves, tensor2tensor, or none, which runs the
+    stack once for each step. With none the other options of halting and pondering have no effect."""
 
     def problems(self, d_model: int) -> list[str]:
         problems = super().problems(d_model) + at_least(1, num_layers=self.num_layers)
@@ -46,16 +47,19 @@ class LSTMOptions(HaltingOptions):
 
 
 class LSTM(MemoryCore):
-    """LSTM layers; between resets by torch.nn.LSTM, but by `lstm_layer` where they are many.
+    """LSTM layers, optionally with adaptive computation time (ACT).
 
         i, f, o = sigmoid(W [x_t, h_{t-1}] + b),  g = tanh(...),  c_t = f c_{t-1} + i g,  h_t = o tanh(c_t)
 
-    State: h and c, each (B, L, D). Input weights start at N(0, 1 / D), so that unit inputs open some gates and close
-    others, and recurrent ones orthogonal.
+    Calls with few resets run torch.nn.LSTM between them, those with many run `lstm_layer`. Input weights start from
+    N(0, 1 / D), so that unit inputs open some gates and close others; recurrent weights start orthogonal.
+
+    State: h and c, each (B, L, D).
 
     With `halting`, each input is given as many steps of the whole stack as it needs, up to `max_ponder_steps`, and a
-    loss "ponder" is returned. The first layer then has one input more, which is 1 in the first step of an input.
-    Metrics: the mean steps and the fraction of inputs halting at each step.
+    loss "ponder" is returned. The first layer then has one more input, which is 1 in the first step of an input. An
+    independent plain loop is tests/memory_cores/plain_act.py. Metrics: the mean number of steps, and the fraction of
+    inputs that halt at each step.
 
     >>> import memory_cores
     >>> core = memory_cores.build("lstm", d_model=8)
@@ -107,7 +111,7 @@ class LSTM(MemoryCore):
         before = tuple(state[name].detach().transpose(0, 1).contiguous() for name in ("h", "c"))  # each (L, B, D)
         begins = [] if reset is None else reset.any(dim=0).nonzero().flatten().tolist()
         if reset is None or len(begins) * STEPS_WORTH_A_CALL <= x.shape[1]:
-            with half_precision_if_it_runs(x.device.type):
+            with half_precision_where_supported(x.device.type):
                 y, h, c = self.run_between_resets(x, before, reset, begins)
         else:
             with torch.autocast(x.device.type, enabled=False):
@@ -129,7 +133,7 @@ class LSTM(MemoryCore):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), h, c
 
     def run_with_resets(self, x: Tensor, before: tuple[Tensor, ...], reset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same at one go, in the parameters' type."""
+        """All layers over x (B, T, D) with reset (B, T), from the h and c (L, B, D), in the parameters' dtype."""
         kept = (~reset).t().to(x.dtype)[..., None]  # (T, B, 1)
         y = x.transpose(0, 1).contiguous()
         h, c = (list(states) for states in before)
@@ -138,7 +142,7 @@ class LSTM(MemoryCore):
         return y.transpose(0, 1), torch.stack(h), torch.stack(c)
 
     def ponder(self, x: Tensor, state: State, reset: Tensor | None) -> CoreOutput:
-        """`forward` with adaptive computation time."""
+        """`forward` with adaptive computation time, x (B, T, D) and reset (B, T)."""
         cell = AdaptiveCell(self)
         hidden, cells = (list(state[name].detach().unbind(dim=1)) for name in ("h", "c"))
         outputs, steps, remainders = [], [], []
@@ -162,20 +166,21 @@ class LSTM(MemoryCore):
         return AdaptiveLSTMStream(self, batch_size) if self.adaptive else LSTMStream(self, batch_size)
 
 
-def half_precision_if_it_runs(device_type: str) -> contextlib.AbstractContextManager[object]:
-    """Autocast as it is, but switched off on a CPU without AVX-512, for which torch has no LSTM in half precision."""
+def half_precision_where_supported(device_type: str) -> contextlib.AbstractContextManager[object]:
+    """Autocast unchanged, but switched off on a CPU without AVX-512, where torch has no LSTM in half precision."""
     if device_type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability():
         return contextlib.nullcontext()
     return torch.autocast(device_type, enabled=False)
 
 
 def gate_biases(lstm: nn.LSTM, layer: int) -> tuple[Tensor, Tensor]:
-    """The input and hidden biases of a layer as views (4, D), one row each for the gates i, f, g, o."""
+    """The input and hidden biases of a layer as views (4, D), with one row for each of the gates i, f, g, o."""
     return getattr(lstm, f"bias_ih_l{layer}").view(4, -1), getattr(lstm, f"bias_hh_l{layer}").view(4, -1)
 
 
 def layer_weights(lstm: nn.LSTM, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A layer's weights of its inputs and of h, each (4 D, D), and its bias (4 D,); its gates are o, i, f, g."""
+    """A layer's weights of its inputs and of h, each (4 D, D), and its bias (4 D,); gates are in the order o, i, f,
+    g."""
     weights = [getattr(lstm, f"weight_{kind}_l{layer}").unflatten(0, (4, -1)) for kind in ("ih", "hh")]
     input_weight, hidden_weight, input_bias, hidden_bias = (
         torch.cat([gates[3:], gates[:3]]).flatten(0, 1) for gates in (*weights, *gate_biases(lstm, layer))
@@ -184,10 +189,10 @@ def layer_weights(lstm: nn.LSTM, layer: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class LSTMStream(Stream):
-    """Steps an `LSTM` core with one fused product [x, h] W a layer, in the parameters' dtype also under
-    autocast.
+    """Steps an `LSTM` core with one fused product [x, h] W for each layer.
 
-    Gates are in the order o, i, f, g, so that one sigmoid serves three of them.
+    Gates are in the order o, i, f, g, so that one sigmoid serves three of them. Steps run in the parameters' dtype,
+    also under autocast.
     """
 
     def __init__(self, core: LSTM, batch_size: int) -> None:
@@ -236,28 +241,28 @@ class LSTMStream(Stream):
 
 
 COMPACT_BELOW = 0.5
-"""Once fewer than this share of the rows at hand still run, these alone are computed further."""
+"""Once less than this share of the rows that are being computed still runs, only the running ones are kept."""
 
 
 class AdaptiveResult(NamedTuple):
-    """What one input came to."""
+    """The result of one input."""
 
     hidden: list[Tensor]
-    """For each layer h (B, D)."""
+    """The h (B, D) of each layer."""
     cells: list[Tensor]
-    """For each layer c (B, D)."""
+    """The c (B, D) of each layer."""
     steps: Tensor
-    """(B,) int64, N."""
+    """(B,) int64, the steps that each row took; N of the paper."""
     remainder: Tensor
-    """(B,), R."""
+    """(B,), the remainder of each row; R of the paper."""
 
 
 class AdaptiveCell:
-    """The weights of an adaptive `LSTM` core, arranged for the steps that one input is given.
+    """The weights of an adaptive `LSTM` core, arranged for several steps for each input.
 
-    All layers together are the state-transition of the paper (section 2, equation 2): each step runs the whole
-    stack, the halting unit reads the top layer, and the states h and c of every layer are weighed alike. The input of
-    the first layer is [x, 1] in the first step of an input and [x, 0] in the others.
+    All layers together are the state-transition of the paper (section 2, equation 2): each step runs the whole stack,
+    the halting unit reads the top layer, and one weight applies to the states h and c of every layer. The input of the
+    first layer is [x, 1] in the first step of an input and [x, 0] in the others.
     """
 
     def __init__(self, core: LSTM) -> None:
@@ -278,14 +283,14 @@ class AdaptiveCell:
         return gates
 
     def ponder(self, gates: Tensor, hidden: list[Tensor], cells: list[Tensor]) -> AdaptiveResult:
-        """One input of gates (B, 4 D), from the states that the last input came to, each (B, D) a layer."""
+        """Process one input, given as gates (B, 4 D), from each layer's h and c (B, D) after the last input."""
         core = self.core
         progress = HaltingProgress(
             gates.shape[:1], gates, max_steps=core.max_ponder_steps, epsilon=core.halting_epsilon
         )
         results = [torch.zeros_like(state) for state in (*hidden, *cells)]
         rows: Tensor | None = None
-        """The rows at hand, all if None."""
+        """The rows that are still computed, all if None."""
         running = gates.shape[0]
         while running:
             first = gates + self.flag if progress.taken == 0 else gates
@@ -310,7 +315,7 @@ class AdaptiveCell:
         return AdaptiveResult(results[:layers], results[layers:], progress.steps, progress.remainder)
 
     def step(self, gates: Tensor, hidden: list[Tensor], cells: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """One step of all layers, gates (B, 4 D) being what the input adds to the first one's."""
+        """One step of all layers with their h and c (B, D); the input adds gates (B, 4 D) to those of the first."""
         new_hidden: list[Tensor] = []
         new_cells: list[Tensor] = []
         for layer, (h, c) in enumerate(zip(hidden, cells, strict=True)):

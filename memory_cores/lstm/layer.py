@@ -1,8 +1,9 @@
 """One LSTM layer over a call in which episodes begin, with its gradient written out.
 
-torch's own LSTM knows no resets, and over packed pieces of episodes its gradient fills a tensor as large as the call at
-every step. Written out, a step is one product and a few elementwise operations, forth and back. Tensors are time-major
-inside; the gates of a row are o, i, f, g, so that three share one sigmoid and three share the gradient of the cell.
+torch's own LSTM does not know resets, and over packed pieces of episodes its gradient fills a tensor as large as the
+whole call at every step. Written out, a step is one product and a few elementwise operations, forward and backward.
+Tensors are time-major inside. The gates of a row are in the order o, i, f, g, so that three share one sigmoid and three
+share the gradient of the cell.
 """
 
 from __future__ import annotations
@@ -19,18 +20,22 @@ aten = torch.ops.aten
 def lstm_layer(
     x: Tensor, h: Tensor, c: Tensor, kept: Tensor, weights: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run one layer: x (T, B, D) -> y (T, B, D), and h and c (B, D) after it, which carry no gradient.
+    """Run one layer: x (T, B, D) -> y (T, B, D), and the h and c (B, D) after it, which carry no gradient.
 
-    h, c: (B, D), constants. kept: (T, B, 1), 0 where an episode begins and 1 elsewhere, of x's type. weights: those of
-    the inputs (4 D, D) and of h (4 D, D), and the bias (4 D,), their gates in the order o, i, f, g.
+    h, c: (B, D), constants. kept: (T, B, 1), 0 where an episode begins and 1 elsewhere, of x's dtype. weights: those of
+    the inputs (4 D, D) and of h (4 D, D), and the bias (4 D,), with gates in the order o, i, f, g.
     """
     y, c = LSTMLayer.apply(x, h, c, kept, *weights)
     return y, y[-1].detach(), c
 
 
 class LSTMLayer(torch.autograd.Function):
-    """c_t = f c_{t-1} + i g and h_t = o tanh(c_t); the product K of each gate with its slope, by which the gradient of
-    c_t or h_t is that of the gate's input, is made for all steps at once."""
+    """c_t = f c_{t-1} + i g and h_t = o tanh(c_t), with the gradient written out.
+
+    Shapes are those of `lstm_layer`: x (T, B, D) -> y (T, B, D) and the last c (B, D); gradients have the shapes of
+    what they are gradients of. The factors by which the gradients of c_t and h_t become those of the gates' inputs are
+    computed for all steps at once.
+    """
 
     @staticmethod
     def forward(

@@ -13,7 +13,7 @@ from memory_cores.attention.attention import Attention
 from memory_cores.attention.base import AttentionOptions, MemoryTransformer
 from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.cached_block import CachedBlock
-from memory_cores.attention.kv_cache import CachedAttention, RelativeCache, Seen
+from memory_cores.attention.kv_cache import CachedAttention, RelativeCache, StepView
 from memory_cores.attention.positions import RelativePositions, RotaryPositions, sinusoids
 from memory_cores.attention.schedule import MemorySchedule, Window, push
 from memory_cores.attention.stream import TransformerXLStream
@@ -39,19 +39,19 @@ class UniversalOptions(AttentionOptions, HaltingOptions):
     """The options of `Universal`."""
 
     max_ponder_steps: int = 4
-    """Steps of depth N: the most that a step may take with halting, all of them without (section 2.1). Each is one run
-    of the one block, with a memory of its own."""
+    """Depth steps U, each one run of the same block, with a memory of its own (section 2.1). With halting it is the
+    most that a step of the sequence may take, without halting each takes all."""
     granularity: int = 1
-    """Steps by which the memory moves on at a time: 1 is an exact sliding window, the segment length Transformer-XL's
-    schedule. Unroll and segment lengths must be multiples of it."""
+    """Steps by which the memory moves on at a time: 1 is an exact sliding window, and the segment length is the
+    schedule of Transformer-XL. Unroll and segment lengths must be multiples of it."""
     transition: Transition = "mlp"
-    """The block's second sublayer (section 2.1): an MLP, or a separable convolution over the last steps, ReLU and a
-    linear map, for tasks in which neighbours matter."""
+    """The block's second sublayer (section 2.1): an MLP, or a separable convolution over the last steps, a ReLU and a
+    linear map. The convolution suits tasks in which neighbouring steps matter."""
     convolution_width: int = 3
-    """Steps that the convolution sees, its own among them. Without effect on an MLP."""
+    """Taps of the convolution: the steps that it sees, its own included. Has no effect on an MLP."""
     depth_signal: DepthSignal = "sinusoid"
-    """What tells the steps of depth apart: sinusoids of the step (section 2.1, equation 3), or learned vectors, which
-    bind max_ponder_steps to what was trained."""
+    """What tells depth steps apart: sinusoids of the depth step's number (section 2.1, equation 3), or learned vectors,
+    with which max_ponder_steps cannot be changed after training."""
 
     def problems(self, d_model: int) -> list[str]:
         problems = super().problems(d_model)
@@ -63,26 +63,31 @@ class UniversalOptions(AttentionOptions, HaltingOptions):
 class Universal(MemoryTransformer):
     """Universal Transformer: one block repeated in depth, as often as each step needs (ACT); gated by default.
 
-    Step n of the depth, up to `max_ponder_steps`, adds its depth signal to what step n - 1 gave and runs the one
-    block over it (section 2.1); positions are relative, so only the depth is signalled and a stream has no end. The
-    second sublayer is an MLP or, for "convolution", a separable convolution, ReLU and a linear map, causal over the
-    last `convolution_width` steps.
+    With the depth signals e^u and the remembered states s^u_mem, each depth step u = 1 ... U runs the one block:
 
-    `halting` lets each step of the sequence stop by itself (section 2.2; `adaptive_computation`); the output is the
-    weighted sum of what the depth steps gave, and a loss "ponder" of weight `ponder_cost` is returned. The halting unit
-    reads what a depth step gave, as that of Graves does. With "none" all depth steps are run, and the output is what
-    the last one gave. Once halted, a step's state is copied to the later depth steps, where other steps attend to it;
-    so is the input of its second sublayer for the convolution. Once enough steps have halted, only the others are
-    computed.
+        s^u_t = block(s^{u-1}_t + e^u, keys and values of [s^{u-1}_mem, s^{u-1}] + e^u),   s^0 = x
+        y_t   = sum_u p^u_t s^u_t over the depth steps that t takes, p their halting weights
 
-    The memory holds the input of each depth step without its signal, and depth step n attends to that of depth step n
-    alone. State: memory (B, N, C, D) for N = max_ponder_steps and the last C = memory_length + granularity - 1 steps,
-    newest last, zeros where unused; transition (B, N, convolution_width - 1, D), likewise the inputs of the
-    convolution, if there is one; age (B,) int64, steps of the episode up to the longer of the two; phase (B,) int64,
-    steps seen modulo granularity. Parameters depend on neither memory_length nor granularity, nor, but for a learned
-    depth signal, on max_ponder_steps, so these may differ between training and evaluation.
+    (sections 2.1 and 2.2). U is `max_ponder_steps`. Positions are relative, so only depth needs a signal, and a stream
+    may be of any length. The second sublayer is an MLP or, for "convolution", a separable convolution, a ReLU and a
+    linear map, causal over the last `convolution_width` steps. An independent plain loop is
+    tests/memory_cores/plain_universal.py.
 
-    Metrics, unless halting is "none": the mean depth steps and the fraction of steps halting at each depth.
+    With `halting` each step of the sequence stops by itself (`memory_cores.layers.halting`), and a loss "ponder" of
+    weight `ponder_cost` is returned. The halting unit reads the output of a depth step, as that of Graves does. With
+    "none" all depth steps are run, and the output is that of the last one. Once a step has halted, its state is copied
+    to the later depth steps, where other steps attend to it; so is the input of its convolution. Once enough steps have
+    halted, only the others are computed.
+
+    The memory holds the input of each depth step without its signal, and a depth step attends to its own memory alone.
+    State: memory (B, U, C, D), the last C = memory_length + granularity - 1 steps, newest last, zeros where unused;
+    transition (B, U, convolution_width - 1, D), likewise the inputs of the convolution, if there is one; age (B,)
+    int64, steps of the episode, at most the longer of the two; phase (B,) int64, steps seen modulo granularity. The
+    parameters depend neither on memory_length nor on granularity and, unless the depth signal is learned, not on
+    max_ponder_steps, so these may differ between training and evaluation.
+
+    Metrics, unless halting is "none": the mean number of depth steps, and the fraction of steps that halt at each
+    depth.
 
     >>> import memory_cores
     >>> core = memory_cores.build("universal", d_model=8, memory_length=3)
@@ -120,7 +125,7 @@ class Universal(MemoryTransformer):
         return cast(TransformerBlock, self.blocks[0])
 
     def depth_signals(self, like: Tensor) -> Tensor:
-        """(N, D), what is added to the input of each depth step."""
+        """(U, D), what is added to the input of each depth step."""
         if self.learned_signals is not None:
             return self.learned_signals
         steps = torch.arange(1, self.max_ponder_steps + 1, device=like.device)
@@ -138,7 +143,8 @@ class Universal(MemoryTransformer):
         before = {name: tensor.detach() for name, tensor in state.items()}
         window = self.schedule.window(before["age"], before["phase"], reset, steps=x.shape[1])
         positions = self.call_positions(window, like=before["memory"])
-        x = x.to(before["memory"].dtype)  # under autocast the input may come in half precision; the stream never is
+        # Under autocast the input may come in half precision; the residual stream never is.
+        x = x.to(before["memory"].dtype)
         progress = HaltingProgress(x.shape[:2], x, max_steps=self.max_ponder_steps, epsilon=self.halting_epsilon)
         result, entering = torch.zeros_like(x), torch.zeros_like(x)
         memories, transitions = [], []
@@ -182,10 +188,10 @@ class Universal(MemoryTransformer):
         steps: ActiveSteps,
         entering: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """One depth step: what it gives (B, S, D) for the active steps of x (B, T, D), and the inputs (B, T, D) of its
-        second sublayer.
+        """One depth step: its output (B, A, D) for the active steps of x (B, T, D), and its convolution's inputs (B, T,
+        D).
 
-        signal: (D,). past: the state of this depth step. entering: (B, T, D), these inputs one depth step earlier.
+        signal: (D,). past: the state of this depth step. entering: (B, T, D), those inputs in the previous depth step.
         """
         block = self.block
         x = x + signal
@@ -204,7 +210,7 @@ class Universal(MemoryTransformer):
 
 
 class UniversalStream(TransformerXLStream):
-    """Steps a `Universal` core; once every row has halted, the later depth steps remember its state and no more."""
+    """Steps a `Universal` core; once every row has halted, the later depth steps only store the states."""
 
     core: Universal
 
@@ -213,7 +219,7 @@ class UniversalStream(TransformerXLStream):
         if self.core.convolution is not None:
             self.transitions.masked_fill_(reset[:, None], 0.0)
 
-    def transform(self, x: Tensor, seen: Seen) -> Tensor:
+    def transform(self, x: Tensor, seen: StepView) -> Tensor:
         core = self.core
         progress = HaltingProgress(
             x.shape[:1], self.inputs, max_steps=core.max_ponder_steps, epsilon=core.halting_epsilon
@@ -240,7 +246,7 @@ class UniversalStream(TransformerXLStream):
         return result if core.adaptive else x
 
     def copy(self, depth: int, x: Tensor, entering: Tensor) -> None:
-        """Remember the state x (B, D) in the depth steps from `depth` on, which no row runs."""
+        """Store the state x and the input entering (B, D) in the depth steps from `depth` on, which no row runs."""
         self.inputs[depth:, :, self.place] = x
         entries = self.core.block.normalise_memory(x + self.signals[depth:, None])
         for block, entry in zip(self.blocks[depth:], entries, strict=True):
@@ -250,7 +256,7 @@ class UniversalStream(TransformerXLStream):
                 self.remember_transition(later, entering)
 
     def remember_transition(self, depth: int, entering: Tensor) -> None:
-        """Take entering (B, D) in as the newest input of one depth step's convolution."""
+        """Store entering (B, D) as the newest input of one depth step's convolution."""
         past = self.transitions[depth]
         self.transitions[depth] = torch.cat([past[1:], entering[None]])[: len(past)]
 
@@ -282,11 +288,11 @@ class UniversalStream(TransformerXLStream):
             self.transitions = (
                 state["transition"].detach().permute(1, 2, 0, 3).clone(memory_format=torch.contiguous_format)
             )
-            """(N, width - 1, B, D), for each depth step the last inputs of the convolution, newest last."""
+            """(U, taps - 1, B, D), for each depth step the last inputs of the convolution, newest last."""
 
 
 def share_weights(first: CachedAttention, other: CachedAttention) -> None:
-    """Let an attention use what the weights gave to the first, so that a step reads one copy of it."""
+    """Let `other` use the tensors that `first` derived from the same weights, so that only one copy is read."""
     other.qkv = first.qkv
     if isinstance(first.steps, RelativeCache) and isinstance(other.steps, RelativeCache):
         other.steps.terms = first.steps.terms

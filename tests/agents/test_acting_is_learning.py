@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
 import memory_cores
+from agents.cluster import start_ray
 from agents.config import ExperimentConfig
 from agents.trainer import ImpalaTrainer
 from agents.unroll import Unroll, batch
@@ -49,6 +50,15 @@ def test_in_one_process(make_config: MakeConfig, core: str) -> None:
     check(make_config("tests.agents.scripted_envs:RandomEpisodes-v0", core, learning_rate=0.0), unrolls=8)
 
 
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """One Ray for all cores."""
+    ray = start_ray(1)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize("core", memory_cores.names())
 def test_through_ray(make_config: MakeConfig, core: str) -> None:
     config = make_config("tests.agents.scripted_envs:RandomEpisodes-v0", core, learning_rate=0.0, num_actors=1)

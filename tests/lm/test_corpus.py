@@ -181,14 +181,27 @@ def test_missing_and_empty_sources_are_one_message(books: Path, tmp_path: Path) 
     with pytest.raises(InputError, match=r"absent: there is no such file(.|\n)*fetch it(.|\n)*data\.path="):
         prepare(absent)
     folder = DataConfig(str(books), cache=str(tmp_path / "cache"))
-    (books / "train" / "5.txt").touch()
-    with pytest.raises(InputError, match=r"5\.txt: is empty"):
-        prepare(folder)
-    (books / "train" / "5.txt").unlink()
     for path in (books / "validation").iterdir():
         path.unlink()
     with pytest.raises(InputError, match=r"validation: holds no \.txt file"):
         prepare(folder)
+
+
+def test_what_lies_beside_the_texts_of_a_folder(books: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Hidden files are no texts, blank ones are left out by name, and an ending in capitals is an ending."""
+    config = DataConfig(str(books), cache=str(tmp_path / "cache"))
+    before = {path.name for path in (books / "train").iterdir()}
+    (books / "train" / "._0.txt").write_bytes(b"\0\5\x16\7 of another program")
+    (books / "train" / "5.txt").touch()
+    (books / "train" / "6.txt").write_text(" \n\t\n" * 9)
+    (books / "train" / "Z.TXT").write_text("a last book in capitals")
+    found = {document.path.name for document in find_documents(config) if document.split == "train"}
+    assert found == before | {"Z.TXT"}
+    assert caplog.messages == [f"{books / 'train'}: left out, holding nothing but white space: 5.txt, 6.txt"]
+    for path in (books / "validation").iterdir():
+        path.write_text("")
+    with pytest.raises(InputError, match=r"validation: holds no \.txt file"):
+        find_documents(config)
 
 
 def test_a_character_out_of_the_vocabulary_is_named_with_its_byte(tmp_path: Path) -> None:

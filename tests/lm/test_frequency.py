@@ -47,7 +47,8 @@ def test_words_as_tokens_are_their_own_buckets() -> None:
     train = Split("train", np.repeat(np.arange(4, dtype=np.uint8), [1000, 200, 99, 1]), np.array([0]), 0, 0, "")
     test = Split("test", np.array([0, 3, 1, 2, 0], np.uint8), np.array([0]), 0, 0, "")
     found = frequency_buckets(np.array([1.0, 2.0, 4.0, 8.0, 16.0]), test, train, vocabulary)
-    assert [(b.words, b.nats) for b in found] == [(0, 0.0), (2, 17.0), (1, 4.0), (2, 10.0)]
+    assert [b.frequency for b in found] == ["> 10K", "1K-10K", "100-1K", "< 100", "<unk>", "<eos>"]
+    assert [(b.words, b.nats) for b in found] == [(0, 0.0), (2, 17.0), (0, 0.0), (1, 2.0), (1, 8.0), (1, 4.0)]
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import memory_cores
 from memory_cores.infinity.attention import Density
 from memory_cores.infinity.core import Infinity
 from memory_cores.infinity.density import long_term_densities
-from memory_cores.infinity.sticky import BINS, attention_histogram, sampled_points, uniforms
+from memory_cores.infinity.sticky import BINS, attention_histogram, sample_points, uniforms
 from tests.memory_cores.plain_infinity import PlainFit, PlainInfinityLayer, plain_segments, plain_stream, plain_uniform
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -202,14 +202,14 @@ def test_points_follow_the_attention() -> None:
     normal = torch.distributions.Normal(mean[0, :, 0], variance[0, :, 0].sqrt())
     edges = torch.linspace(0, 1, BINS + 1).double()[:, None]
     torch.testing.assert_close(histogram[0], normal.cdf(edges).diff(dim=0).sum(dim=1), **EXACT)
-    points = sampled_points(histogram, uniforms(torch.tensor([1]), torch.tensor([0]), 0, 20_000))[0]
+    points = sample_points(histogram, uniforms(torch.tensor([1]), torch.tensor([0]), 0, 20_000))[0]
     assert (points.diff() >= 0).all()
     assert points[0] >= 0
     assert points[-1] <= 1
     counted = torch.histc(points, BINS, 0, 1) / len(points)
     assert (counted - histogram[0] / histogram.sum()).abs().sum() < 0.1
     torch.testing.assert_close(
-        sampled_points(torch.zeros(1, BINS), torch.tensor([[0.9, 0.1]]).double()), torch.tensor([[0.1, 0.9]]).double()
+        sample_points(torch.zeros(1, BINS), torch.tensor([[0.9, 0.1]]).double()), torch.tensor([[0.1, 0.9]]).double()
     )
 
 

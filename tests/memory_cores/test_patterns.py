@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from memory_cores.attention.attention import Attention
-from memory_cores.attention.kv_cache import CachedAttention, KeyValueCache, RelativeCache, RotaryCache, Seen
+from memory_cores.attention.kv_cache import CachedAttention, KeyValueCache, RelativeCache, RotaryCache, StepView
 from memory_cores.attention.patterns import Run, View
 from memory_cores.attention.positions import Positions, RelativePositions, RotaryPositions, rotary_table, sinusoids
 from tests.memory_cores.test_transformer_xl import plain_rotation
@@ -163,6 +163,6 @@ def test_cached_steps_of_a_sparse_pattern(kind: Positions) -> None:
         cells, window = slice((place - 2) % 4, place - 2, 4), slice(place - 2, place + 1)
         seen[t, cells] = seen[t, window] = True
         runs = Run(cells, place - range(N)[cells][-1], stride=4), Run(window)
-        outputs.append(cached.attend(x[:, t], Seen(place, runs)) @ attention.output.weight.T)
+        outputs.append(cached.attend(x[:, t], StepView(place, runs)) @ attention.output.weight.T)
     expected = dense(attention, positions, x, memory, seen.expand(H, B, -1, -1))
     torch.testing.assert_close(torch.stack(outputs, dim=1), expected, **EXACT)

@@ -137,7 +137,8 @@ def test_a_model_of_words_or_subwords_is_trained_evaluated_and_writes(
     result = json.loads(capsys.readouterr().out)
     assert result["words_from"] == "published"
     assert result["word_perplexity"] == pytest.approx(math.exp(result["nats"] / 100), rel=1e-6)
-    assert [bucket["frequency"] for bucket in result["buckets"]] == ["> 10K", "1K-10K", "100-1K", "< 100"]
+    special = ["<unk>", "<eos>"] if tokens == "words" else []
+    assert [bucket["frequency"] for bucket in result["buckets"]] == ["> 10K", "1K-10K", "100-1K", "< 100", *special]
     assert (result["bits_per_byte"] is None) == (tokens == "words")
     assert main(["evaluate", "runs/run", "--by-frequency"]) == 0
     printed = capsys.readouterr().out
@@ -192,6 +193,7 @@ def test_a_task_is_trained_evaluated_and_answered(config: str, capsys: pytest.Ca
         (["evaluate", "runs/run", "--split", "test"], "has no test split"),
         (["evaluate", "runs/run", "core.d_model=32,64"], "do not fit the model"),
         (["evaluate", "runs/run", "core.memory_length=8,x"], "core.memory_length: expected an integer"),
+        (["evaluate", "runs/run", "train.precision=bfloat16"], "train.precision: changes nothing in an evaluation"),
         (["evaluate", "runs/run", "data.path=other.txt"], "byte 1: the character 'X' is not among"),
         (["generate", "absent"], "config.yaml: cannot be read"),
     ],
