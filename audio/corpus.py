@@ -99,7 +99,7 @@ def _place(config: DataConfig, sources: Sequence[Source], digests: Sequence[str]
         "clips": [[source.split, digest] for source, digest in zip(sources, digests, strict=True)],
         "formats": config.formats,
         "rate": config.sample_rate,
-        "resampler": waveform.resampler() if config.resample else None,
+        "resampler": waveform.RESAMPLER if config.resample else None,
         "trim_db": config.trim_db,
         "quantiser": config.quantiser,
         "gain": gain or config.gain,
@@ -149,7 +149,7 @@ def _make(
             "rate": config.sample_rate,
             "gain": chosen,
             "quantiser": quantiser.name,
-            "resampler": waveform.resampler() if config.resample else None,
+            "resampler": waveform.RESAMPLER if config.resample else None,
             "trim_db": config.trim_db,
             "sources": [
                 {"split": source.split, "path": str(source.path.absolute()), "sha256": digest}

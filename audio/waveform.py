@@ -17,16 +17,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
+import soxr
 from numpy.typing import NDArray
 
-from audio.clip_header import ClipError, Header, read_flac_header, read_wav_header
+from audio.clip_header import MAX_SAMPLES, ClipError, Header, read_flac_header, read_wav_header
 
 Samples = NDArray[np.float32]
 """(N,) samples of one channel, full scale at 1."""
 
 MAX_AMPLITUDE = 8.0
 """A float sample may go over full scale, as mixes do; further out it is not scaled to [-1, 1] at all."""
-FORMATS = ("wav", "flac", "ogg")
+RESAMPLER = "soxr HQ"
+"""How `resample` converts, for what a corpus was made with."""
 
 
 class Clip(NamedTuple):
@@ -71,22 +73,15 @@ def write(path: Path, samples: Samples, rate: int) -> None:
 
 
 def resample(samples: Samples, rate: int, target_rate: int) -> Samples:
-    """Samples at another rate, band-limited: by torchaudio where it imports, else by librosa with soxr."""
+    """Samples at another rate, by soxr: what the target rate cannot hold is more than 100 dB down.
+
+    Raises ClipError where that gives more than MAX_SAMPLES.
+    """
     if rate == target_rate:
         return samples
-    torchaudio = torchaudio_module()
-    if torchaudio is None:
-        librosa: Any = importlib.import_module("librosa")
-        return np.asarray(librosa.resample(samples, orig_sr=rate, target_sr=target_rate), dtype=np.float32)
-    import torch
-
-    resampled: Samples = torchaudio.functional.resample(torch.from_numpy(samples), rate, target_rate).numpy()
-    return resampled
-
-
-def resampler() -> str:
-    """Which library `resample` uses here, for what a corpus was made with."""
-    return "librosa" if torchaudio_module() is None else "torchaudio"
+    if len(samples) * target_rate > MAX_SAMPLES * rate:
+        raise ClipError(f"has more than {MAX_SAMPLES} samples at {target_rate} samples a second; cut it up")
+    return np.asarray(soxr.resample(samples, rate, target_rate, quality="HQ"), dtype=np.float32)
 
 
 def trim(samples: Samples, decibels: float) -> Samples:

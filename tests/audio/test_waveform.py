@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audio import waveform
@@ -177,17 +178,43 @@ def test_no_bytes_in_a_header_do_more_than_raise(
     assert len(clip.samples) > 0
 
 
-def test_resampling_keeps_a_tone_and_drops_what_the_rate_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    tone, whistle = sine(300, 0.5, RATE), sine(3_500, 0.5, RATE)
-    for module in (waveform.torchaudio_module(), None):
-        monkeypatch.setattr(waveform, "torchaudio_module", lambda module=module: module)
-        half = waveform.resample(tone, RATE, 4_000)
-        assert abs(len(half) - len(tone) / 2) <= 1
-        middle = slice(200, -200)
-        np.testing.assert_allclose(half[middle], sine(300, 0.5, 4_000)[: len(half)][middle], atol=0.02)
-        assert np.abs(waveform.resample(whistle, RATE, 4_000)[middle]).max() < 0.05
-        assert waveform.resample(tone, RATE, RATE) is tone
-        assert waveform.resampler() == ("librosa" if module is None else "torchaudio")
+def level(samples: waveform.Samples) -> float:
+    """The largest sample in dB of full scale."""
+    return 20 * float(np.log10(np.abs(samples).max() + 1e-12))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rate=st.one_of(st.sampled_from([8_000, 11_025, 16_000, 44_100, 48_000]), st.integers(2_000, 60_000)),
+    target=st.one_of(st.sampled_from([8_000, 16_000, 22_050, 24_000]), st.integers(2_000, 60_000)),
+    place=st.floats(0, 1),
+)
+def test_resampling_keeps_what_the_rate_holds_and_drops_the_rest(rate: int, target: int, place: float) -> None:
+    """Under -60 dB from the new Nyquist frequency on; within 0.1 dB up to 0.9 of the lower one."""
+    seconds, lower = 1, min(rate, target) / 2
+    ends = slice(target // 10, -(target // 10))  # where a tone that begins and ends at once holds other frequencies
+    kept = 0.02 * lower + 0.88 * lower * place
+    held = waveform.resample(sine(kept, seconds, rate), rate, target)
+    assert abs(len(held) - seconds * target) <= 1
+    assert held.dtype == np.float32
+    expected = sine(kept, seconds + 0.1, target)[: len(held)]
+    np.testing.assert_allclose(held[ends], expected[ends], atol=0.5 * 0.0116)
+    if target < rate:
+        beyond = target / 2 + (rate / 2 - target / 2) * place
+        assert level(waveform.resample(sine(beyond, seconds, rate, amplitude=1.0), rate, target)[ends]) < -60
+
+
+def test_resampling_between_coprime_rates_takes_little_memory() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+    held = waveform.resample(sine(300, 1, 44_099), 44_099, 16_000)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+    assert len(held) == 16_000
+
+
+def test_a_clip_is_not_resampled_to_more_than_a_clip_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waveform, "MAX_SAMPLES", 10_000)
+    with pytest.raises(ClipError, match="more than 10000 samples at 48000"):
+        waveform.resample(np.zeros(8_000, np.float32), 8_000, 48_000)
 
 
 @pytest.mark.parametrize("error", [ImportError, OSError])
