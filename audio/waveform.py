@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import math
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -20,13 +22,16 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from audio.clip_header import MAX_SAMPLES, ClipError, Header, read_flac_header, read_wav_header
+from audio.clip_header import MAX_SAMPLES, ClipError, Header, read_flac_header, read_wav_header, write_flac_length
+from audio.flac_length import count_samples
 
 Samples = NDArray[np.float32]
 """(N,) samples of one channel, full scale at 1."""
 
 MAX_AMPLITUDE = 8.0
 """A float sample may go over full scale, as mixes do; further out it is not scaled to [-1, 1] at all."""
+PIECE = 2**20
+"""Frames checked at a time."""
 RESAMPLER = "soxr HQ"
 """How `resample` converts, for what a corpus was made with."""
 
@@ -37,6 +42,8 @@ class Clip(NamedTuple):
     samples: Samples
     rate: int
     """Samples a second."""
+    is_stated: bool = True
+    """Whether its file states how long it is; else nothing confirms that it is whole."""
 
 
 def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
@@ -47,18 +54,24 @@ def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
     """
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in formats:
-        raise ClipError(f"is not one of the formats {', '.join(formats)}")
+        raise ClipError(f"is not one of the formats {', '.join(formats)}; ffmpeg -i IN OUT.wav converts any sound")
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise ClipError("is empty")
-        frames, rate = _decode(file, size, suffix)  # (N, channels)
+        frames, header = _decode(file, size, suffix)  # (N, channels)
     if not np.isfinite(frames).all():
         raise ClipError("has samples that are not finite")
     peak = float(np.abs(frames).max())
     if peak > MAX_AMPLITUDE:
         raise ClipError(f"has a sample of {peak:.3g}, expected full scale at 1 and none beyond {MAX_AMPLITUDE:g}")
-    return Clip(frames.mean(axis=1, dtype=np.float32), rate)
+    return Clip(frames.mean(axis=1, dtype=np.float32), header.rate, header.is_stated)
+
+
+def cut(clip: Clip, seconds: float) -> list[Clip]:
+    """A clip in the fewest parts of equal length that are not longer than that, to within a sample."""
+    count = max(math.ceil(len(clip.samples) / (seconds * clip.rate)), 1)
+    return [clip._replace(samples=part) for part in np.array_split(clip.samples, min(count, len(clip.samples)))]
 
 
 def sha256(path: Path) -> str:
@@ -112,15 +125,14 @@ def open_regular(path: Path) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def _decode(file: io.BufferedReader, size: int, suffix: str) -> tuple[NDArray[np.float32], int]:
-    """(N, channels) float32 and the rate."""
+def _decode(file: io.BufferedReader, size: int, suffix: str) -> tuple[NDArray[np.float32], Header]:
+    """(N, channels) float32 and the header."""
     if suffix == "wav":
         header = read_wav_header(file, size)
         # The decoder is given the samples alone: it parses no chunk of the file.
         file.seek(header.start)
-        width = 4 if header.subtype == "FLOAT" else _bits(header) // 8
         frames = _soundfile_read(
-            io.BytesIO(file.read(header.frames * header.channels * width)),
+            io.BytesIO(file.read(header.frames * header.channels * header.width)),
             "float32",
             format="RAW",
             subtype=header.subtype,
@@ -128,23 +140,26 @@ def _decode(file: io.BufferedReader, size: int, suffix: str) -> tuple[NDArray[np
             samplerate=header.rate,
             channels=header.channels,
         )
-        return _complete(frames, header), header.rate
+        return _complete(frames, header), header
     if suffix == "flac":
         header = read_flac_header(file)
         file.seek(0)
-        integers = _complete(_soundfile_read(file, "int32"), header)
+        stream: io.BufferedIOBase = file
+        if not header.is_stated:
+            raw = file.read()
+            header = replace(header, frames=count_samples(raw)).check()
+            stream = io.BytesIO(write_flac_length(raw, header.frames))
+        integers = _complete(_soundfile_read(stream, "int32"), header)
         _verify(integers, header)
-        return (integers / np.float32(2**31)).astype(np.float32), header.rate
+        frames = integers.astype(np.float32)
+        frames *= np.float32(2**-31)
+        return frames, header
     try:
         with soundfile.SoundFile(file) as sound:
             header = Header(sound.samplerate, sound.channels, sound.frames, sound.subtype).check()
-            return _complete(sound.read(dtype="float32", always_2d=True), header), header.rate
+            return _complete(sound.read(dtype="float32", always_2d=True), header), header
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ClipError(f"cannot be decoded: {error}") from error
-
-
-def _bits(header: Header) -> int:
-    return int(header.subtype.removeprefix("PCM_"))
 
 
 def _soundfile_read(file: io.BufferedIOBase, dtype: str, **layout: Any) -> NDArray[Any]:
@@ -166,7 +181,11 @@ def _complete(frames: NDArray[Any], header: Header) -> NDArray[Any]:
 
 def _verify(integers: NDArray[np.int32], header: Header) -> None:
     """Compare the MD5 that a FLAC file states of its samples (RFC 9639, section 8.2)."""
-    width = _bits(header) // 8
-    raw = integers.astype("<i4").view(np.uint8).reshape(-1, 4)[:, 4 - width :].tobytes()
-    if header.md5 and hashlib.md5(raw, usedforsecurity=False).digest() != header.md5:
+    if not header.md5:
+        return
+    width, digest = int(header.subtype.removeprefix("PCM_")) // 8, hashlib.md5(usedforsecurity=False)
+    for start in range(0, len(integers), PIECE):
+        bytes_of_each = integers[start : start + PIECE].astype("<i4").view(np.uint8).reshape(-1, 4)
+        digest.update(bytes_of_each[:, 4 - width :].tobytes())
+    if digest.digest() != header.md5:
         raise ClipError("its samples are not those that its checksum was made of")

@@ -42,9 +42,11 @@ class AudioPath(PathInterface[ExperimentConfig]):
 
     def make_trainer(self, config: ExperimentConfig, address: str | None = None) -> tuple[Trainer, SamplingPlan | None]:
         from audio.corpus import prepare
+        from audio.datasets import download_if_missing
         from audio.samples import AudioSampler
         from audio.trainer import make_trainer
 
+        download_if_missing(config.data)
         corpus = prepare(config.data)
         trainer = make_trainer(config, corpus)
         samples = config.train.audio_samples
