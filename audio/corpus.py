@@ -72,7 +72,9 @@ def prepare(config: DataConfig, gain: float | None = None) -> AudioCorpus:
         sources = find_sources(config)
         digests = [_digest(source) for source in sources]
         folder = _place(config, sources, digests, gain)
-        corpus, manifest = open_or_make(folder, _open, lambda place: _make(place, config, sources, digests, gain))
+        corpus, manifest = open_or_make(
+            folder, lambda place: _open(place, config), lambda place: _make(place, config, sources, digests, gain)
+        )
     except OSError as error:
         raise InputError(f"{error.filename or config.path}: {error.strerror or error}") from error
     _report_skipped(manifest["skipped"], len(sources), config.strict)
@@ -113,12 +115,14 @@ def _place(config: DataConfig, sources: Sequence[Source], digests: Sequence[str]
     return cache_root(config.cache) / f"audio-{digest[:32]}"
 
 
-def _open(folder: Path) -> tuple[AudioCorpus, dict[str, Any]]:
+def _open(folder: Path, config: DataConfig) -> tuple[AudioCorpus, dict[str, Any]]:
     """The corpus in a folder and its manifest; raises as `open_or_make` expects."""
     manifest = read_manifest(folder)
-    quantiser, rate, gain = QUANTISERS[manifest["quantiser"]], int(manifest["rate"]), float(manifest["gain"])
-    if not (rate > 0 and gain > 0 and math.isfinite(gain)):
-        raise ValueError("its manifest has a rate or a gain that is none")
+    if (manifest["rate"], manifest["quantiser"]) != (config.sample_rate, config.quantiser):
+        raise ValueError("its manifest names another rate or quantiser")
+    quantiser, rate, gain = QUANTISERS[config.quantiser], config.sample_rate, float(manifest["gain"])
+    if not 0 < gain < math.inf:
+        raise ValueError(f"its manifest has the gain {gain}")
     _ = [(entry["path"], entry["reason"]) for entry in manifest["skipped"]], list(manifest["warnings"])
     splits = {}
     for name, entry in manifest["splits"].items():

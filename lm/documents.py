@@ -6,7 +6,8 @@
     {train,valid or validation,test}.txt        one document a split
     *.txt                                       one document a file, cut by data.split in the order of their names
 
-A test split may be missing where it is not cut.
+A test split may be missing where it is not cut. Files whose names begin with a dot are left out: macOS writes a twin
+._NAME beside each NAME on foreign disks.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _of_split(root: Path, split: str) -> list[Path]:
 
 
 def _texts(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.txt") if path.is_file())
+    return sorted(path for path in folder.glob("*.txt") if path.is_file() and not path.name.startswith("."))
 
 
 def _size(path: Path) -> int:
