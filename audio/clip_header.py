@@ -19,7 +19,7 @@ MAX_CHANNELS = 8
 MIN_RATE, MAX_RATE = 1_000, 768_000
 """Samples a second."""
 MAX_SAMPLES = 2**27
-"""Of one clip over its channels: an hour and a half at 24 kHz. More is not a clip, or a header that lies."""
+"""Of one clip over its channels: an hour and a half at 24 kHz. More is not a clip, but may be cut into clips."""
 MAX_CHUNKS = 100
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 SUBTYPES = {
@@ -78,8 +78,6 @@ class Header:
             raise ClipError(f"has {self.rate} samples a second, expected {MIN_RATE} to {MAX_RATE}")
         if self.frames == 0 and self.is_stated:
             raise ClipError("holds no samples")
-        if self.frames * self.channels > MAX_SAMPLES:
-            raise ClipError(f"has {self.frames} x {self.channels} samples, expected at most {MAX_SAMPLES}; cut it up")
         return self
 
 

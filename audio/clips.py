@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 from audio import waveform
 from audio.clip_header import ClipError
 from audio.config import DataConfig
@@ -9,12 +12,11 @@ from audio.layouts import Source
 from audio.waveform import Clip, Samples
 
 
-def read_clips(source: Source, config: DataConfig) -> list[Clip]:
-    """The recording of a source as one clip, or cut by `data.clip_seconds`; raises ClipError as `waveform.read`."""
+def read_clips(source: Source, config: DataConfig) -> Iterator[Clip]:
+    """The recording of a source as one clip, or cut by `data.clip_seconds`; raises ClipError as `read_parts`."""
     if source.problem:
         raise ClipError(source.problem)
-    clip = waveform.read(source.path, config.formats)
-    return [clip] if config.clip_seconds is None else waveform.cut(clip, config.clip_seconds)
+    yield from waveform.read_parts(source.path, config.formats, config.clip_seconds or math.inf)
 
 
 def convert(clip: Clip, config: DataConfig) -> Samples:

@@ -46,7 +46,7 @@ class ClipDataset(Dataset[tuple[Tensor | Label, ...]]):
         """Raises InputError for a clip that cannot be used."""
         source, part = self.clips[index]
         try:
-            clip = read_clips(source, self.config)[part]
+            clip = list(read_clips(source, self.config))[part]
         except ClipError as error:
             raise InputError(f"{source.path}: {error}") from error
         return torch.from_numpy(clip.samples)[None], clip.rate, *source.labels
@@ -55,7 +55,7 @@ class ClipDataset(Dataset[tuple[Tensor | Label, ...]]):
 def _count_clips(source: Source, config: DataConfig) -> int:
     """How many clips of a source can be used."""
     try:
-        return len([convert(clip, config) for clip in read_clips(source, config)])
+        return sum(len(convert(clip, config)) > 0 for clip in read_clips(source, config))
     except ClipError:
         return 0
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -52,22 +52,28 @@ class Recordings:
         self.skipped: list[dict[str, str]] = []
         self.unstated: list[Source] = []
         """Sources that do not state their length."""
-        count = 0
         with self.path.open("wb") as file:
             for source in sources:
+                before, is_stated = len(self.clips), True
+                place = file.tell()
                 try:
-                    clips = read_clips(source, config)
-                    parts = [convert(clip, config) for clip in clips]
+                    for clip in read_clips(source, config):
+                        self._write(file, source, convert(clip, config))
+                        is_stated = clip.is_stated
                 except ClipError as error:
+                    # A checksum covers the whole, which may have been written in parts.
+                    del self.clips[before:]
+                    file.seek(place)
+                    file.truncate()
                     self.skipped.append({"path": str(source.path.absolute()), "reason": str(error)})
                     continue
-                if not clips[0].is_stated:
+                if not is_stated:
                     self.unstated.append(source)
-                for samples in parts:
-                    _require_space(folder, samples.nbytes)
-                    file.write(np.ascontiguousarray(samples).data)
-                    self.clips.append(Recording(source, count, len(samples), float(np.abs(samples).max())))
-                    count += len(samples)
+
+    def _write(self, file: BinaryIO, source: Source, samples: Samples) -> None:
+        _require_space(self.path.parent, samples.nbytes)
+        self.clips.append(Recording(source, file.tell() // 4, len(samples), float(np.abs(samples).max())))
+        file.write(np.ascontiguousarray(samples).data)
 
     def quantise(self, path: Path, clips: Sequence[Recording], quantiser: Quantiser, gain: float) -> dict[str, Any]:
         """Write the codes of some of the clips to a file; returns what the manifest says of them."""

@@ -11,7 +11,7 @@ import io
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -52,6 +52,15 @@ def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
     Raises ClipError for what is not a regular file of one of the formats (by its extension), whose header cannot be
     trusted, that has other samples than its header says, or samples that are not finite or out of all bounds.
     """
+    (clip,) = read_parts(path, formats)
+    return clip
+
+
+def read_parts(path: Path, formats: Sequence[str] = ("wav", "flac"), seconds: float = math.inf) -> Iterator[Clip]:
+    """The clip of a file in the fewest parts of equal length that are not longer than that, to within a sample.
+
+    Only one part is held at a time. Raises ClipError as `read`, for what a part or the whole shows, where it shows.
+    """
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in formats:
         raise ClipError(f"is not one of the formats {', '.join(formats)}; ffmpeg -i IN OUT.wav converts any sound")
@@ -59,19 +68,16 @@ def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise ClipError("is empty")
-        frames, header = _decode(file, size, suffix)  # (N, channels)
-    if not np.isfinite(frames).all():
-        raise ClipError("has samples that are not finite")
-    peak = float(np.abs(frames).max())
-    if peak > MAX_AMPLITUDE:
-        raise ClipError(f"has a sample of {peak:.3g}, expected full scale at 1 and none beyond {MAX_AMPLITUDE:g}")
-    return Clip(frames.mean(axis=1, dtype=np.float32), header.rate, header.is_stated)
-
-
-def cut(clip: Clip, seconds: float) -> list[Clip]:
-    """A clip in the fewest parts of equal length that are not longer than that, to within a sample."""
-    count = max(math.ceil(len(clip.samples) / (seconds * clip.rate)), 1)
-    return [clip._replace(samples=part) for part in np.array_split(clip.samples, min(count, len(clip.samples)))]
+        decode = {"wav": _decode_wav, "flac": _decode_flac}.get(suffix, _decode_other)
+        for frames, header in decode(file, size, seconds):  # (N, channels)
+            if not np.isfinite(frames).all():
+                raise ClipError("has samples that are not finite")
+            peak = float(np.abs(frames).max())
+            if peak > MAX_AMPLITUDE:
+                raise ClipError(
+                    f"has a sample of {peak:.3g}, expected full scale at 1 and none beyond {MAX_AMPLITUDE:g}"
+                )
+            yield Clip(frames.mean(axis=1, dtype=np.float32), header.rate, header.is_stated)
 
 
 def sha256(path: Path) -> str:
@@ -125,67 +131,85 @@ def open_regular(path: Path) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def _decode(file: io.BufferedReader, size: int, suffix: str) -> tuple[NDArray[np.float32], Header]:
-    """(N, channels) float32 and the header."""
-    if suffix == "wav":
-        header = read_wav_header(file, size)
-        # The decoder is given the samples alone: it parses no chunk of the file.
-        file.seek(header.start)
-        frames = _soundfile_read(
-            io.BytesIO(file.read(header.frames * header.channels * header.width)),
-            "float32",
+Parts = Iterator[tuple[NDArray[np.float32], Header]]
+"""Of a file: (N, channels) each, and its header."""
+
+
+def _decode_wav(file: io.BufferedReader, size: int, seconds: float) -> Parts:
+    header = read_wav_header(file, size)
+    # The decoder is given the samples alone: it parses no chunk of the file.
+    file.seek(header.start)
+    for length in _lengths(header, seconds):
+        with _open_sound(
+            io.BytesIO(file.read(length * header.channels * header.width)),
             format="RAW",
             subtype=header.subtype,
             endian="LITTLE",
             samplerate=header.rate,
             channels=header.channels,
-        )
-        return _complete(frames, header), header
-    if suffix == "flac":
-        header = read_flac_header(file)
-        file.seek(0)
-        stream: io.BufferedIOBase = file
-        if not header.is_stated:
-            raw = file.read()
-            header = replace(header, frames=count_samples(raw)).check()
-            stream = io.BytesIO(write_flac_length(raw, header.frames))
-        integers = _complete(_soundfile_read(stream, "int32"), header)
-        _verify(integers, header)
-        frames = integers.astype(np.float32)
-        frames *= np.float32(2**-31)
-        return frames, header
-    try:
-        with soundfile.SoundFile(file) as sound:
-            header = Header(sound.samplerate, sound.channels, sound.frames, sound.subtype).check()
-            return _complete(sound.read(dtype="float32", always_2d=True), header), header
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise ClipError(f"cannot be decoded: {error}") from error
+        ) as sound:
+            yield _read_part(sound, header, length, "float32"), header
 
 
-def _soundfile_read(file: io.BufferedIOBase, dtype: str, **layout: Any) -> NDArray[Any]:
-    try:
-        frames, _ = soundfile.read(file, dtype=dtype, always_2d=True, **layout)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise ClipError(f"cannot be decoded: {error}") from error
-    return np.asarray(frames)
+def _decode_flac(file: io.BufferedReader, size: int, seconds: float) -> Parts:
+    header = read_flac_header(file)
+    file.seek(0)
+    stream: io.BufferedIOBase = file
+    if not header.is_stated:
+        raw = file.read()
+        header = replace(header, frames=count_samples(raw))
+        stream = io.BytesIO(write_flac_length(raw, header.frames))
+    width, digest = int(header.subtype.removeprefix("PCM_")) // 8, hashlib.md5(usedforsecurity=False)
+    with _open_sound(stream) as sound:
+        for length in _lengths(header, seconds):
+            integers = _read_part(sound, header, length, "int32")
+            for start in range(0, length, PIECE):
+                bytes_of_each = integers[start : start + PIECE].astype("<i4").view(np.uint8).reshape(-1, 4)
+                digest.update(bytes_of_each[:, 4 - width :].tobytes())
+            frames = integers.astype(np.float32)
+            del integers
+            frames *= np.float32(2**-31)
+            yield frames, header
+    # RFC 9639, section 8.2
+    if header.md5 and digest.digest() != header.md5:
+        raise ClipError("its samples are not those that its checksum was made of")
 
 
-def _complete(frames: NDArray[Any], header: Header) -> NDArray[Any]:
-    expected = (header.frames, header.channels)
-    if frames.shape != expected:
+def _decode_other(file: io.BufferedReader, size: int, seconds: float) -> Parts:
+    with _open_sound(file) as sound:
+        header = Header(sound.samplerate, sound.channels, sound.frames, sound.subtype).check()
+        for length in _lengths(header, seconds):
+            yield _read_part(sound, header, length, "float32"), header
+
+
+def _lengths(header: Header, seconds: float) -> list[int]:
+    """Frames of each part."""
+    count = min(max(math.ceil(header.frames / (seconds * header.rate)), 1), header.frames)
+    short, longer = divmod(header.frames, count)
+    if (short + (longer > 0)) * header.channels > MAX_SAMPLES:
         raise ClipError(
-            f"declares {expected[0]} x {expected[1]} samples, {frames.shape[0]} x {frames.shape[1]} are there"
+            f"has {header.frames} x {header.channels} samples, expected at most {MAX_SAMPLES}; "
+            "data.clip_seconds=10 cuts it into clips"
+        )
+    return [short + 1] * longer + [short] * (count - longer)
+
+
+def _open_sound(file: io.BufferedIOBase, **layout: Any) -> Any:
+    try:
+        return soundfile.SoundFile(file, **layout)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise ClipError(f"cannot be decoded: {error}") from error
+
+
+def _read_part(sound: Any, header: Header, length: int, dtype: str) -> NDArray[Any]:
+    """(length, channels), the next frames of an open file."""
+    try:
+        frames = np.asarray(sound.read(length, dtype=dtype, always_2d=True))
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise ClipError(f"cannot be decoded: {error}") from error
+    if frames.shape != (length, header.channels):
+        raise ClipError(
+            f"declares {header.frames} x {header.channels} samples; of {length} x {header.channels}, "
+            f"{frames.shape[0]} x {frames.shape[1]} are there"
         )
     return frames
-
-
-def _verify(integers: NDArray[np.int32], header: Header) -> None:
-    """Compare the MD5 that a FLAC file states of its samples (RFC 9639, section 8.2)."""
-    if not header.md5:
-        return
-    width, digest = int(header.subtype.removeprefix("PCM_")) // 8, hashlib.md5(usedforsecurity=False)
-    for start in range(0, len(integers), PIECE):
-        bytes_of_each = integers[start : start + PIECE].astype("<i4").view(np.uint8).reshape(-1, 4)
-        digest.update(bytes_of_each[:, 4 - width :].tobytes())
-    if digest.digest() != header.md5:
-        raise ClipError("its samples are not those that its checksum was made of")

@@ -204,15 +204,33 @@ def test_another_format_is_named_with_what_converts_it(tmp_path: Path, name: str
     assert words in str(caught.value)
 
 
-@given(count=st.integers(1, 500), seconds=st.floats(1e-4, 1))
-def test_a_clip_is_cut_into_the_fewest_parts_of_equal_length(count: int, seconds: float) -> None:
-    samples = np.arange(count, dtype=np.float32)
-    parts = [part.samples for part in waveform.cut(waveform.Clip(samples, 1_000), seconds)]
-    assert np.concatenate(parts).tolist() == samples.tolist()
+@given(count=st.integers(1, 500), seconds=st.floats(1e-4, 1), ending=st.sampled_from(["wav", "flac"]))
+def test_a_clip_is_cut_into_the_fewest_parts_of_equal_length(
+    tmp_path_factory: pytest.TempPathFactory, count: int, seconds: float, ending: str
+) -> None:
+    path = tmp_path_factory.mktemp("parts") / f"clip.{ending}"
+    soundfile.write(path, noise(count / 1_000, 1_000), 1_000)
+    parts = [part.samples for part in waveform.read_parts(path, seconds=seconds)]
+    assert (np.concatenate(parts) == waveform.read(path).samples).all()
     lengths = [len(part) for part in parts]
     assert max(lengths) - min(lengths) <= 1
     assert max(lengths) < seconds * 1_000 + 1
     assert (len(parts) - 1) * max(seconds * 1_000, 1) < count
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+def test_a_recording_of_any_length_is_read_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    path = tmp_path / f"clip.{ending}"
+    soundfile.write(path, noise(1, RATE)[:, None].repeat(2, 1), RATE)
+    whole = waveform.read(path, (ending,)).samples
+    monkeypatch.setattr(waveform, "MAX_SAMPLES", 2_000)
+    with pytest.raises(ClipError, match=r"8000 x 2 samples, expected at most 2000; data\.clip_seconds=10 cuts it"):
+        waveform.read(path, (ending,))
+    parts = [part.samples for part in waveform.read_parts(path, (ending,), seconds=0.1)]
+    assert [len(part) for part in parts] == [800] * 10
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def fifo(path: Path) -> None:
