@@ -23,8 +23,9 @@ class MappedNumbers(np.ndarray[Any, np.dtype[Any]]):
     Without that check, reading what is no longer there ends the process by a signal.
     """
 
-    mapped: mmap.mmap
-    path: Path
+    mapped: mmap.mmap | None = None
+    """The file; None in a copy from another process, which needs none."""
+    path: Path | None = None
 
     @classmethod
     def open(cls, path: Path, dtype: str) -> MappedNumbers:
@@ -40,7 +41,7 @@ class MappedNumbers(np.ndarray[Any, np.dtype[Any]]):
             self.mapped, self.path = source.mapped, source.path
 
     def __getitem__(self, index: Any) -> Any:
-        if self.mapped.size() < len(self.mapped):
+        if self.mapped is not None and self.mapped.size() < len(self.mapped):
             raise InputError(f"{self.path}: became shorter while it was in use; the next start prepares it anew")
         return self.view(np.ndarray)[index]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pickle
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,7 @@ def test_a_file_that_becomes_shorter_in_use_is_an_error_and_no_signal(tmp_path: 
     tokens = prepare(data).splits["train"].tokens
     assert tokens.dtype == np.dtype(dtype)
     assert type(tokens[:3]) is np.ndarray
+    assert pickle.loads(pickle.dumps(tokens))[-1] == tokens[-1]
     (path,) = (tmp_path / "cache").glob("*/train.bin")
     os.truncate(path, path.stat().st_size - 1)
     for index in (-1, slice(3), np.array([0, 1])):
