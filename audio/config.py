@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lm.config import Path, SplitConfig, TrainConfig
+from lm.config import PathName, SplitConfig, TrainConfig
 from training.config import STRICT, CoreConfig, Count, Positive, Probability, RunConfig
 
 RENAMED = {"train.listening": "train.audio_samples"}
@@ -23,7 +23,7 @@ Duration = Annotated[float, Field(gt=0, le=3600)]
 class DataConfig:
     """Which clips, and how they become codes."""
 
-    path: Path
+    path: PathName
     """Folder of the clips."""
     layout: Literal["folder", "ljspeech", "librispeech", "speechcommands"]
     """How the clips lie under `path`; see `audio.layouts`."""
@@ -55,7 +55,7 @@ class DataConfig:
     """Whether a clip that cannot be used is an error; otherwise it is skipped and named with its reason."""
     download: bool = False
     """Whether training may let torchaudio download a missing data set that it knows."""
-    cache: Path | None = None
+    cache: PathName | None = None
     """Folder of the prepared code files; null is reverie/corpora in the user's cache folder."""
     origin: str = ""
     """How to get the clips; part of the error message where they are missing."""
