@@ -8,21 +8,22 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lm.config import SplitConfig, TrainConfig
+from lm.config import PathName, SplitConfig, TrainConfig
 from training.config import STRICT, CoreConfig, Count, Positive, Probability, RunConfig
 
 RENAMED = {"train.listening": "train.audio_samples"}
 """Keys that were called otherwise before, beside those of `lm.config.RENAMED`, with their names now."""
 
-Text = Annotated[str, Field(min_length=1, max_length=4096)]
-Word = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Word = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^._/\p{Cc}][^/\p{Cc}]*$")]
+Gain = Annotated[float, Field(ge=1e-6, le=1e6)]
+Duration = Annotated[float, Field(gt=0, le=3600)]
 
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
     """Which clips, and how they become codes."""
 
-    path: Text
+    path: PathName
     """Folder of the clips."""
     layout: Literal["folder", "ljspeech", "librispeech", "speechcommands"]
     """How the clips lie under `path`; see `audio.layouts`."""
@@ -32,10 +33,12 @@ class DataConfig:
     quantiser: Literal["mu_law_256", "logistic_16"] = "mu_law_256"
     """256 mu-law codes under a softmax (WaveNet, 1609.03499, section 2.2), or 65,536 linear levels under a mixture of
     logistics (Salimans et al., 1701.05517)."""
-    gain: Positive | Literal["peak"] = "peak"
+    gain: Gain | Literal["peak"] = "peak"
     """Factor on every sample of every split; `peak` brings the largest sample of the train split to 1."""
     resample: bool = False
     """Whether clips of another rate are resampled to `sample_rate`, rather than refused."""
+    clip_seconds: Duration | None = None
+    """Seconds from which on a recording is cut into clips of equal length, none longer; null keeps it whole."""
     trim_db: Positive | None = None
     """Decibels below a clip's loudest frame under which its beginning and its end are cut; null cuts nothing."""
     words: tuple[Word, ...] = ()
@@ -44,11 +47,15 @@ class DataConfig:
     """Formats of the files that are read, by their ending."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """How the clips are shared out, evenly over their order, where the layout itself names no held-out clips."""
+    split_by: Literal["clip", "speaker"] = "clip"
+    """What is shared out: single clips, or all clips of a speaker together, so that held-out voices are new ones. Their
+    path tells the speaker: SPEAKER/NAME, SPEAKER_NAME or SPEAKER-NAME, and Speech Commands' WORD/SPEAKER_nohash_NUMBER.
+    """
     strict: bool = False
     """Whether a clip that cannot be used is an error; otherwise it is skipped and named with its reason."""
     download: bool = False
-    """Whether torchaudio may download a missing data set that it knows."""
-    cache: Text | None = None
+    """Whether training may let torchaudio download a missing data set that it knows."""
+    cache: PathName | None = None
     """Folder of the prepared code files; null is reverie/corpora in the user's cache folder."""
     origin: str = ""
     """How to get the clips; part of the error message where they are missing."""
@@ -72,9 +79,9 @@ class AudioSamplesConfig:
 
     interval: Count
     """Updates between two sets of clips."""
-    seconds: Positive = 1.0
+    seconds: Duration = 1.0
     """Seconds that the model generates in each clip."""
-    prompt_seconds: Positive = 0.25
+    prompt_seconds: Duration = 0.25
     """Seconds of a real clip before its continuation."""
     clips: Annotated[int, Field(ge=1, le=64)] = 2
     """Continuations in a set, and as many clips from nothing."""

@@ -5,6 +5,8 @@ A prepared corpus is a folder of the cache, named by a hash of its clips and of 
     train.bin, validation.bin, test.bin   the codes of a split, clip after clip
     manifest.json                         rate, gain, quantiser, sources, what was skipped and why, counts, SHA-256
 
+Where the layout names no held-out clips, splits are dealt over those that can be used.
+
 The clips are hashed at every start, so a changed file is another corpus, never a stale one. They stand in the order of
 their hashes, which is that of no speaker and no word: lanes that read them by name would see one word for long, and the
 first samples of a held-out split would stand for one speaker.
@@ -15,28 +17,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from audio import waveform
 from audio.clip_header import ClipError
 from audio.config import DataConfig
-from audio.datasets import download
 from audio.layouts import SPLITS, Source, find_sources
 from audio.quantiser import QUANTISERS, Quantiser
-from audio.waveform import Samples
+from audio.recordings import Recording, Recordings, describe_hot_clips
+from audio.splits import assign_splits
 from lm.corpus import Split
-from lm.prepared import MANIFEST, atomic_folder, cache_root, file_sha256, open_numbers, open_or_make, read_manifest
+from lm.mapped import open_numbers
+from lm.prepared import MANIFEST, atomic_folder, cache_root, open_or_make, read_manifest
 from training.errors import InputError
 
-FORMAT = 1
-PIECE = 2**22
-"""Samples encoded at a time."""
+FORMAT = 2
 MAX_LISTED = 10
 """Skipped clips that a message names."""
 
@@ -66,23 +66,21 @@ def prepare(config: DataConfig, gain: float | None = None) -> AudioCorpus:
     """The corpus of a configuration, from the cache or made now; with `gain`, under that one.
 
     Clips that cannot be used are skipped and logged with their reason, or an InputError if `data.strict`. Raises
-    InputError where train or validation has no clip that can be used.
+    InputError where train or validation has no clip that can be used, UserError where the cache cannot be written.
     """
-    if config.download and not Path(config.path).exists():
-        download(config)
     try:
-        clips = sorted(((_digest(source), source) for source in find_sources(config)), key=lambda clip: clip[0])
-        digests, sources = [digest for digest, _ in clips], [source for _, source in clips]
+        sources = find_sources(config)
+        digests = [_digest(source) for source in sources]
         folder = _place(config, sources, digests, gain)
-        manifest = open_or_make(folder, _open, lambda place: _make(place, config, sources, digests, gain))
+        corpus, manifest = open_or_make(
+            folder, lambda place: _open(place, config), lambda place: _make(place, config, sources, digests, gain)
+        )
     except OSError as error:
         raise InputError(f"{error.filename or config.path}: {error.strerror or error}") from error
     _report_skipped(manifest["skipped"], len(sources), config.strict)
-    _warn_of_shared_clips(sources, digests)
-    splits = {name: _split(folder, name, entry) for name, entry in manifest["splits"].items()}
-    identity = [manifest["splits"], manifest["rate"], manifest["gain"], manifest["quantiser"]]
-    sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    return AudioCorpus(splits, QUANTISERS[manifest["quantiser"]], manifest["rate"], manifest["gain"], sha256)
+    for warning in manifest["warnings"]:
+        logger.warning("%s", warning)
+    return corpus
 
 
 def _digest(source: Source) -> str:
@@ -94,12 +92,21 @@ def _digest(source: Source) -> str:
 
 
 def _place(config: DataConfig, sources: Sequence[Source], digests: Sequence[str], gain: float | None) -> Path:
+    by_speaker = config.split_by == "speaker"
+    # What is dealt is dealt in the order of names, which are not among what else decides.
+    clips = [
+        [digest, source.split, None if source.split else rank, source.speaker if by_speaker else None]
+        for rank, (source, digest) in enumerate(zip(sources, digests, strict=True))
+    ]
     identity = {
         "format": FORMAT,
-        "clips": [[source.split, digest] for source, digest in zip(sources, digests, strict=True)],
+        "clips": sorted(clips, key=lambda clip: str(clip)),
+        "split": asdict(config.split) if any(source.split is None for source in sources) else None,
+        "split_by": config.split_by,
+        "clip_seconds": config.clip_seconds,
         "formats": config.formats,
         "rate": config.sample_rate,
-        "resampler": waveform.resampler() if config.resample else None,
+        "resampler": waveform.RESAMPLER if config.resample else None,
         "trim_db": config.trim_db,
         "quantiser": config.quantiser,
         "gain": gain or config.gain,
@@ -108,134 +115,101 @@ def _place(config: DataConfig, sources: Sequence[Source], digests: Sequence[str]
     return cache_root(config.cache) / f"audio-{digest[:32]}"
 
 
-def _open(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder; raises as `open_or_make` expects."""
+def _open(folder: Path, config: DataConfig) -> tuple[AudioCorpus, dict[str, Any]]:
+    """The corpus in a folder and its manifest; raises as `open_or_make` expects."""
     manifest = read_manifest(folder)
+    if (manifest["rate"], manifest["quantiser"]) != (config.sample_rate, config.quantiser):
+        raise ValueError("its manifest names another rate or quantiser")
+    quantiser, rate, gain = QUANTISERS[config.quantiser], config.sample_rate, float(manifest["gain"])
+    if not 0 < gain < math.inf:
+        raise ValueError(f"its manifest has the gain {gain}")
+    _ = [(entry["path"], entry["reason"]) for entry in manifest["skipped"]], list(manifest["warnings"])
+    splits = {}
     for name, entry in manifest["splits"].items():
-        _split(folder, name, entry)
-    _ = manifest["rate"], manifest["gain"], manifest["skipped"], QUANTISERS[manifest["quantiser"]]
-    return manifest
-
-
-def _split(folder: Path, name: str, entry: Mapping[str, Any]) -> Split:
-    codes = open_numbers(folder / f"{name}.bin", entry["dtype"], entry["sha256"])
-    starts = np.array(entry["starts"], dtype=np.int64)
-    return Split(name, codes, starts, num_bytes=codes.nbytes, num_words=0, sha256=entry["sha256"])
+        codes, starts = open_numbers(folder, name, entry, quantiser.levels)
+        splits[name] = Split(name, codes, starts, num_bytes=codes.nbytes, num_words=0, sha256=entry["sha256"])
+    identity = [manifest["splits"], manifest["rate"], manifest["gain"], manifest["quantiser"]]
+    sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    return AudioCorpus(splits, quantiser, rate, gain, sha256), manifest
 
 
 def _make(
     folder: Path, config: DataConfig, sources: Sequence[Source], digests: Sequence[str], gain: float | None
 ) -> None:
-    """Prepare a corpus: read every clip once into a file of floats, then, the gain known, quantise that."""
+    """Prepare a corpus: read every clip once into a file of floats, deal splits, then, the gain known, quantise."""
     with atomic_folder(folder) as temporary:
-        read = [
-            _Recording(temporary, split).write(config, [s for s in sources if s.split == split])
-            for split in SPLITS
-            if any(source.split == split for source in sources)
-        ]
-        skipped = [entry for split in read for entry in split.skipped]
-        for split in read[:2]:
-            if not split.lengths:
-                _refuse_all_bad(config, split)
-        if config.strict and skipped:
-            raise InputError(_listing(skipped, len(sources)))
-        chosen = gain or (_peak_gain(config, read[0].peak) if config.gain == "peak" else float(config.gain))
-        quantiser = QUANTISERS[config.quantiser]
+        read = Recordings(temporary, config, sources)
+        if config.strict and read.skipped:
+            raise InputError(_listing(read.skipped, len(sources)))
+        _require_clips(config, sources, read)
+        digest_of = dict(zip(sources, digests, strict=True))
+        in_order = sorted(
+            zip(assign_splits(config, [clip.source for clip in read.clips]), read.clips, strict=True),
+            key=lambda pair: digest_of[pair[1].source],
+        )
+        splits = {name: [clip for split, clip in in_order if split == name] for name in SPLITS}
         for source, digest in zip(sources, digests, strict=True):
             if _digest(source) != digest:
                 raise InputError(f"{source.path}: changed while it was read")
+        chosen, warnings = _gain(config, splits["train"], gain)
+        quantiser = QUANTISERS[config.quantiser]
+        entries = {
+            name: read.quantise(temporary / f"{name}.bin", clips, quantiser, chosen)
+            for name, clips in splits.items()
+            if clips
+        }
+        read.path.unlink()
         manifest = {
             "format": FORMAT,
             "rate": config.sample_rate,
             "gain": chosen,
             "quantiser": quantiser.name,
-            "resampler": waveform.resampler() if config.resample else None,
+            "resampler": waveform.RESAMPLER if config.resample else None,
             "trim_db": config.trim_db,
             "sources": [
                 {"split": source.split, "path": str(source.path.absolute()), "sha256": digest}
                 for source, digest in zip(sources, digests, strict=True)
             ],
-            "skipped": skipped,
-            "splits": {split.name: split.quantise(quantiser, chosen) for split in read},
+            "skipped": read.skipped,
+            "warnings": [
+                *warnings,
+                *_warn_of_splits(config, splits, digest_of),
+                *_warn_of_lengths(read.unstated),
+                *(
+                    f"{name}: {entry['clipped']} of {entry['samples']} samples are beyond full scale under the gain "
+                    f"{chosen:g}"
+                    for name, entry in entries.items()
+                    if entry["clipped"]
+                ),
+            ],
+            "splits": entries,
         }
         (temporary / MANIFEST).write_text(json.dumps(manifest))
 
 
-class _Recording:
-    """The clips of one split on their way to codes."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.name = name
-        self.floats, self.codes = folder / f"{name}.float32", folder / f"{name}.bin"
-        self.lengths: list[int] = []
-        self.peak = 0.0
-        self.skipped: list[dict[str, str]] = []
-
-    def write(self, config: DataConfig, sources: Sequence[Source]) -> _Recording:
-        """Read the clips, one after the other, into a file of floats."""
-        with self.floats.open("wb") as file:
-            for source in sources:
-                try:
-                    samples = _samples(source, config)
-                except ClipError as error:
-                    self.skipped.append({"path": str(source.path.absolute()), "reason": str(error)})
-                    continue
-                file.write(samples.tobytes())
-                self.lengths.append(len(samples))
-                self.peak = max(self.peak, float(np.abs(samples).max()))
-        return self
-
-    def quantise(self, quantiser: Quantiser, gain: float) -> dict[str, Any]:
-        """Turn the floats into codes; returns what the manifest says of them."""
-        clipped = count = 0
-        with self.floats.open("rb") as floats, self.codes.open("wb") as codes:
-            while raw := floats.read(PIECE * 4):
-                samples = np.frombuffer(raw, np.float32) * np.float32(gain)
-                clipped += int((np.abs(samples) > 1 + 1e-6).sum())
-                count += len(samples)
-                codes.write(quantiser.encode(samples).astype(quantiser.dtype).tobytes())
-        self.floats.unlink()
-        if clipped:
-            logger.warning(
-                "%s: %d of %d samples are beyond full scale under the gain %g", self.name, clipped, count, gain
-            )
-        return {
-            "samples": count,
-            "clipped": clipped,
-            "dtype": quantiser.dtype.str,
-            "sha256": file_sha256(self.codes),
-            "starts": np.cumsum([0, *self.lengths[:-1]]).tolist(),
-        }
+def _require_clips(config: DataConfig, sources: Sequence[Source], read: Recordings) -> None:
+    """Raise InputError where train or validation has no clip that can be used."""
+    of = {source.path.absolute(): source.split for source in sources}
+    usable = {clip.source.split for clip in read.clips}
+    if None in of.values():
+        if None not in usable:
+            raise InputError(f"{config.path}: no clip can be used\n{_listing(read.skipped)}")
+        return
+    for split in SPLITS[:2]:
+        if split not in usable:
+            skipped = [entry for entry in read.skipped if of.get(Path(entry["path"]), split) == split]
+            raise InputError(f"{config.path}: no clip of {split} can be used\n{_listing(skipped)}")
 
 
-def _samples(source: Source, config: DataConfig) -> Samples:
-    """The samples (N,) of one clip, at the rate of the configuration."""
-    if source.problem:
-        raise ClipError(source.problem)
-    clip = waveform.read(source.path, config.formats)
-    samples = clip.samples
-    if clip.rate != config.sample_rate:
-        if not config.resample:
-            raise ClipError(
-                f"has {clip.rate} samples a second, expected data.sample_rate = {config.sample_rate}; "
-                "data.resample=true converts it"
-            )
-        samples = waveform.resample(samples, clip.rate, config.sample_rate)
-    if config.trim_db is not None:
-        samples = waveform.trim(samples, config.trim_db)
-    if not len(samples):
-        raise ClipError("has no sample left at this rate")
-    return samples
-
-
-def _peak_gain(config: DataConfig, peak: float) -> float:
-    if peak == 0:
+def _gain(config: DataConfig, train: Sequence[Recording], gain: float | None) -> tuple[float, list[str]]:
+    """The gain of a corpus, and what is to be said of it."""
+    if gain is not None or config.gain != "peak":
+        return float(gain or config.gain), []
+    peak = max(clip.peak for clip in train)
+    if peak < 1e-30:
         raise InputError(f"{config.path}: every clip of train is silent; data.gain=1 takes them as they are")
-    return 1 / peak
-
-
-def _refuse_all_bad(config: DataConfig, split: _Recording) -> None:
-    raise InputError(f"{config.path}: no clip of {split.name} can be used\n{_listing(split.skipped)}")
+    hot = describe_hot_clips(train)
+    return 1 / peak, [hot] if hot else []
 
 
 def _report_skipped(skipped: Sequence[Mapping[str, str]], total: int, strict: bool) -> None:
@@ -245,13 +219,26 @@ def _report_skipped(skipped: Sequence[Mapping[str, str]], total: int, strict: bo
         logger.warning("%s", _listing(skipped, total))
 
 
-def _warn_of_shared_clips(sources: Sequence[Source], digests: Sequence[str]) -> None:
-    """A clip that is trained on and held out makes every figure too good."""
-    trained = {digest for source, digest in zip(sources, digests, strict=True) if source.split == "train"}
-    shared = [s for s, digest in zip(sources, digests, strict=True) if s.split != "train" and digest in trained]
-    usable = [source for source in shared if source.path.is_file()]
-    if usable:
-        logger.warning("%d held-out clips are in train too, %s the first", len(usable), usable[0].path)
+def _warn_of_splits(
+    config: DataConfig, splits: Mapping[str, Sequence[Recording]], digests: Mapping[Source, str]
+) -> Iterable[str]:
+    """A clip that is trained on and held out makes every figure too good; a test split may be missing."""
+    if any(source.split == "test" for source in digests) and not splits["test"]:
+        yield f"{config.path}: no clip of test can be used, so there is no test split"
+    trained = {digests[clip.source]: clip.source.path for clip in splits["train"]}
+    held_out = dict.fromkeys(clip.source for name in SPLITS[1:] for clip in splits[name])
+    # Parts of one recording in two splits share no sample.
+    shared = [source for source in held_out if trained.get(digests[source], source.path) != source.path]
+    if shared:
+        yield f"{len(shared)} held-out clips are in train too, {shared[0].path} the first"
+
+
+def _warn_of_lengths(unstated: Sequence[Source]) -> Iterable[str]:
+    if unstated:
+        yield (
+            f"{len(unstated)} clips do not state their length, as those written to a pipe, and were read to the end of "
+            f"their files, {unstated[0].path} the first; nothing tells whether they are whole"
+        )
 
 
 def _listing(skipped: Sequence[Mapping[str, str]], total: int | None = None) -> str:

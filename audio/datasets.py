@@ -10,8 +10,10 @@ from torch.utils.data import Dataset
 
 from audio import waveform
 from audio.clip_header import ClipError
+from audio.clips import convert, read_clips
 from audio.config import DataConfig
-from audio.layouts import Label, find_sources
+from audio.layouts import Label, Source, find_sources
+from audio.splits import assign_splits
 from training.errors import InputError
 
 LIBRISPEECH_PARTS = ("train-clean-100", "dev-clean", "test-clean")
@@ -27,28 +29,44 @@ class ClipDataset(Dataset[tuple[Tensor | Label, ...]]):
     def __init__(self, config: DataConfig, split: str = "train") -> None:
         """Raises InputError for a data set that is not there or not in its layout."""
         self.config = config
-        self.sources = [source for source in find_sources(config) if source.split == split]
+        sources = find_sources(config)
+        self.clips: list[tuple[Source, int]]
+        """Sources, and which of the clips that they are cut into."""
+        if config.clip_seconds is None and all(source.split for source in sources):
+            self.clips = [(source, 0) for source in sources if source.split == split]
+        else:  # as a corpus deals them: over the clips that can be used
+            usable = [(source, part) for source in sources for part in range(_count_clips(source, config))]
+            splits = assign_splits(config, [source for source, _ in usable])
+            self.clips = [clip for name, clip in zip(splits, usable, strict=True) if name == split]
 
     def __len__(self) -> int:
-        return len(self.sources)
+        return len(self.clips)
 
     def __getitem__(self, index: int) -> tuple[Tensor | Label, ...]:
         """Raises InputError for a clip that cannot be used."""
-        source = self.sources[index]
+        source, part = self.clips[index]
         try:
-            if source.problem:
-                raise ClipError(source.problem)
-            clip = waveform.read(source.path, self.config.formats)
+            clip = list(read_clips(source, self.config))[part]
         except ClipError as error:
             raise InputError(f"{source.path}: {error}") from error
         return torch.from_numpy(clip.samples)[None], clip.rate, *source.labels
 
 
-def download(config: DataConfig) -> None:
-    """Let torchaudio fetch a data set of its own to `data.path`, which must be named as torchaudio names it.
+def _count_clips(source: Source, config: DataConfig) -> int:
+    """How many clips of a source can be used."""
+    try:
+        return sum(len(convert(clip, config)) > 0 for clip in read_clips(source, config))
+    except ClipError:
+        return 0
 
-    Raises InputError where it cannot.
+
+def download_if_missing(config: DataConfig) -> None:
+    """Where `data.download` allows it, let torchaudio fetch a data set of its own to a `data.path` that is missing.
+
+    The path must be named as torchaudio names it. Raises InputError where the data set cannot be fetched.
     """
+    if not config.download or Path(config.path).exists():
+        return
     torchaudio, path = waveform.torchaudio_module(), Path(config.path)
     if torchaudio is None:
         raise InputError("data.download: torchaudio does not import here")

@@ -8,25 +8,32 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
+import soxr
 from numpy.typing import NDArray
 
-from audio.clip_header import ClipError, Header, read_flac_header, read_wav_header
+from audio.clip_header import MAX_SAMPLES, ClipError, Header, read_flac_header, read_wav_header, write_flac_length
+from audio.flac_length import count_samples
 
 Samples = NDArray[np.float32]
 """(N,) samples of one channel, full scale at 1."""
 
 MAX_AMPLITUDE = 8.0
 """A float sample may go over full scale, as mixes do; further out it is not scaled to [-1, 1] at all."""
-FORMATS = ("wav", "flac", "ogg")
+PIECE = 2**20
+"""Frames checked at a time."""
+RESAMPLER = "soxr HQ"
+"""How `resample` converts, for what a corpus was made with."""
 
 
 class Clip(NamedTuple):
@@ -35,6 +42,8 @@ class Clip(NamedTuple):
     samples: Samples
     rate: int
     """Samples a second."""
+    is_stated: bool = True
+    """Whether its file states how long it is; else nothing confirms that it is whole."""
 
 
 def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
@@ -43,20 +52,32 @@ def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
     Raises ClipError for what is not a regular file of one of the formats (by its extension), whose header cannot be
     trusted, that has other samples than its header says, or samples that are not finite or out of all bounds.
     """
+    (clip,) = read_parts(path, formats)
+    return clip
+
+
+def read_parts(path: Path, formats: Sequence[str] = ("wav", "flac"), seconds: float = math.inf) -> Iterator[Clip]:
+    """The clip of a file in the fewest parts of equal length that are not longer than that, to within a sample.
+
+    Only one part is held at a time. Raises ClipError as `read`, for what a part or the whole shows, where it shows.
+    """
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in formats:
-        raise ClipError(f"is not one of the formats {', '.join(formats)}")
+        raise ClipError(f"is not one of the formats {', '.join(formats)}; ffmpeg -i IN OUT.wav converts any sound")
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise ClipError("is empty")
-        frames, rate = _decode(file, size, suffix)  # (N, channels)
-    if not np.isfinite(frames).all():
-        raise ClipError("has samples that are not finite")
-    peak = float(np.abs(frames).max())
-    if peak > MAX_AMPLITUDE:
-        raise ClipError(f"has a sample of {peak:.3g}, expected full scale at 1 and none beyond {MAX_AMPLITUDE:g}")
-    return Clip(frames.mean(axis=1, dtype=np.float32), rate)
+        decode = {"wav": _decode_wav, "flac": _decode_flac}.get(suffix, _decode_other)
+        for frames, header in decode(file, size, seconds):  # (N, channels)
+            if not np.isfinite(frames).all():
+                raise ClipError("has samples that are not finite")
+            peak = float(np.abs(frames).max())
+            if peak > MAX_AMPLITUDE:
+                raise ClipError(
+                    f"has a sample of {peak:.3g}, expected full scale at 1 and none beyond {MAX_AMPLITUDE:g}"
+                )
+            yield Clip(frames.mean(axis=1, dtype=np.float32), header.rate, header.is_stated)
 
 
 def sha256(path: Path) -> str:
@@ -71,22 +92,15 @@ def write(path: Path, samples: Samples, rate: int) -> None:
 
 
 def resample(samples: Samples, rate: int, target_rate: int) -> Samples:
-    """Samples at another rate, band-limited: by torchaudio where it imports, else by librosa with soxr."""
+    """Samples at another rate, by soxr: what the target rate cannot hold is more than 100 dB down.
+
+    Raises ClipError where that gives more than MAX_SAMPLES.
+    """
     if rate == target_rate:
         return samples
-    torchaudio = torchaudio_module()
-    if torchaudio is None:
-        librosa: Any = importlib.import_module("librosa")
-        return np.asarray(librosa.resample(samples, orig_sr=rate, target_sr=target_rate), dtype=np.float32)
-    import torch
-
-    resampled: Samples = torchaudio.functional.resample(torch.from_numpy(samples), rate, target_rate).numpy()
-    return resampled
-
-
-def resampler() -> str:
-    """Which library `resample` uses here, for what a corpus was made with."""
-    return "librosa" if torchaudio_module() is None else "torchaudio"
+    if len(samples) * target_rate > MAX_SAMPLES * rate:
+        raise ClipError(f"has more than {MAX_SAMPLES} samples at {target_rate} samples a second; cut it up")
+    return np.asarray(soxr.resample(samples, rate, target_rate, quality="HQ"), dtype=np.float32)
 
 
 def trim(samples: Samples, decibels: float) -> Samples:
@@ -117,61 +131,85 @@ def open_regular(path: Path) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def _decode(file: io.BufferedReader, size: int, suffix: str) -> tuple[NDArray[np.float32], int]:
-    """(N, channels) float32 and the rate."""
-    if suffix == "wav":
-        header = read_wav_header(file, size)
-        # The decoder is given the samples alone: it parses no chunk of the file.
-        file.seek(header.start)
-        width = 4 if header.subtype == "FLOAT" else _bits(header) // 8
-        frames = _soundfile_read(
-            io.BytesIO(file.read(header.frames * header.channels * width)),
-            "float32",
+Parts = Iterator[tuple[NDArray[np.float32], Header]]
+"""Of a file: (N, channels) each, and its header."""
+
+
+def _decode_wav(file: io.BufferedReader, size: int, seconds: float) -> Parts:
+    header = read_wav_header(file, size)
+    # The decoder is given the samples alone: it parses no chunk of the file.
+    file.seek(header.start)
+    for length in _lengths(header, seconds):
+        with _open_sound(
+            io.BytesIO(file.read(length * header.channels * header.width)),
             format="RAW",
             subtype=header.subtype,
             endian="LITTLE",
             samplerate=header.rate,
             channels=header.channels,
-        )
-        return _complete(frames, header), header.rate
-    if suffix == "flac":
-        header = read_flac_header(file)
-        file.seek(0)
-        integers = _complete(_soundfile_read(file, "int32"), header)
-        _verify(integers, header)
-        return (integers / np.float32(2**31)).astype(np.float32), header.rate
-    try:
-        with soundfile.SoundFile(file) as sound:
-            header = Header(sound.samplerate, sound.channels, sound.frames, sound.subtype).check()
-            return _complete(sound.read(dtype="float32", always_2d=True), header), header.rate
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise ClipError(f"cannot be decoded: {error}") from error
+        ) as sound:
+            yield _read_part(sound, header, length, "float32"), header
 
 
-def _bits(header: Header) -> int:
-    return int(header.subtype.removeprefix("PCM_"))
+def _decode_flac(file: io.BufferedReader, size: int, seconds: float) -> Parts:
+    header = read_flac_header(file)
+    file.seek(0)
+    stream: io.BufferedIOBase = file
+    if not header.is_stated:
+        raw = file.read()
+        header = replace(header, frames=count_samples(raw))
+        stream = io.BytesIO(write_flac_length(raw, header.frames))
+    width, digest = int(header.subtype.removeprefix("PCM_")) // 8, hashlib.md5(usedforsecurity=False)
+    with _open_sound(stream) as sound:
+        for length in _lengths(header, seconds):
+            integers = _read_part(sound, header, length, "int32")
+            for start in range(0, length, PIECE):
+                bytes_of_each = integers[start : start + PIECE].astype("<i4").view(np.uint8).reshape(-1, 4)
+                digest.update(bytes_of_each[:, 4 - width :].tobytes())
+            frames = integers.astype(np.float32)
+            del integers
+            frames *= np.float32(2**-31)
+            yield frames, header
+    # RFC 9639, section 8.2
+    if header.md5 and digest.digest() != header.md5:
+        raise ClipError("its samples are not those that its checksum was made of")
 
 
-def _soundfile_read(file: io.BufferedIOBase, dtype: str, **layout: Any) -> NDArray[Any]:
-    try:
-        frames, _ = soundfile.read(file, dtype=dtype, always_2d=True, **layout)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise ClipError(f"cannot be decoded: {error}") from error
-    return np.asarray(frames)
+def _decode_other(file: io.BufferedReader, size: int, seconds: float) -> Parts:
+    with _open_sound(file) as sound:
+        header = Header(sound.samplerate, sound.channels, sound.frames, sound.subtype).check()
+        for length in _lengths(header, seconds):
+            yield _read_part(sound, header, length, "float32"), header
 
 
-def _complete(frames: NDArray[Any], header: Header) -> NDArray[Any]:
-    expected = (header.frames, header.channels)
-    if frames.shape != expected:
+def _lengths(header: Header, seconds: float) -> list[int]:
+    """Frames of each part."""
+    count = min(max(math.ceil(header.frames / (seconds * header.rate)), 1), header.frames)
+    short, longer = divmod(header.frames, count)
+    if (short + (longer > 0)) * header.channels > MAX_SAMPLES:
         raise ClipError(
-            f"declares {expected[0]} x {expected[1]} samples, {frames.shape[0]} x {frames.shape[1]} are there"
+            f"has {header.frames} x {header.channels} samples, expected at most {MAX_SAMPLES}; "
+            "data.clip_seconds=10 cuts it into clips"
+        )
+    return [short + 1] * longer + [short] * (count - longer)
+
+
+def _open_sound(file: io.BufferedIOBase, **layout: Any) -> Any:
+    try:
+        return soundfile.SoundFile(file, **layout)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise ClipError(f"cannot be decoded: {error}") from error
+
+
+def _read_part(sound: Any, header: Header, length: int, dtype: str) -> NDArray[Any]:
+    """(length, channels), the next frames of an open file."""
+    try:
+        frames = np.asarray(sound.read(length, dtype=dtype, always_2d=True))
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise ClipError(f"cannot be decoded: {error}") from error
+    if frames.shape != (length, header.channels):
+        raise ClipError(
+            f"declares {header.frames} x {header.channels} samples; of {length} x {header.channels}, "
+            f"{frames.shape[0]} x {frames.shape[1]} are there"
         )
     return frames
-
-
-def _verify(integers: NDArray[np.int32], header: Header) -> None:
-    """Compare the MD5 that a FLAC file states of its samples (RFC 9639, section 8.2)."""
-    width = _bits(header) // 8
-    raw = integers.astype("<i4").view(np.uint8).reshape(-1, 4)[:, 4 - width :].tobytes()
-    if header.md5 and hashlib.md5(raw, usedforsecurity=False).digest() != header.md5:
-        raise ClipError("its samples are not those that its checksum was made of")

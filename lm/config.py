@@ -24,6 +24,8 @@ from training.config import (
     TokenScheduleConfig,
 )
 
+PathName = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+
 RENAMED = {
     "train.total_steps": "train.total_tokens",
     "train.learning_rate.warmup_steps": "train.learning_rate.warmup_tokens",
@@ -62,14 +64,14 @@ class WordCounts:
 class DataConfig:
     """Which text, and what its tokens are."""
 
-    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    path: PathName
     """One file or a folder of files without splits, cut by `split`; or a folder with splits. `lm/documents.py` lists
     the layouts."""
     tokens: Literal["bytes", "characters", "words", "subwords"] = "bytes"
     """What a token is; sub-words are byte-pair encodings learned from the train split."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """How a file or folder without splits is cut."""
-    cache: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    cache: PathName | None = None
     """Folder of the prepared token files; null is reverie/corpora in the user's cache folder."""
     vocabulary_size: Size | None = None
     """Largest number of different words, where null sets no bound; or the number of sub-words, where null is 8192."""

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from lm.config import DataConfig
 from lm.documents import SPLITS, Document, find_documents
-from lm.prepared import MANIFEST, atomic_folder, cache_root, file_sha256, open_numbers, open_or_make, read_manifest
+from lm.mapped import file_sha256, open_numbers
+from lm.prepared import MANIFEST, atomic_folder, cache_root, open_or_make, read_manifest
 from lm.vocabularies import make_vocabulary, vocabulary_from
 from lm.vocabulary import Tokens, Vocabulary
 from training.errors import InputError
@@ -99,14 +100,13 @@ def _open(folder: Path) -> Corpus:
     """The corpus in a folder; raises as `open_or_make` expects."""
     manifest = read_manifest(folder)
     vocabulary = vocabulary_from(manifest["vocabulary"])
-    splits = {name: _open_split(folder, name, entry) for name, entry in manifest["splits"].items()}
+    splits = {name: _open_split(folder, name, entry, vocabulary.size) for name, entry in manifest["splits"].items()}
     return Corpus(vocabulary, splits, hashlib.sha256(json.dumps(manifest["splits"]).encode()).hexdigest())
 
 
-def _open_split(folder: Path, name: str, entry: dict[str, Any]) -> Split:
-    tokens = open_numbers(folder / f"{name}.bin", entry["dtype"], entry["sha256"])
-    starts = np.array(entry["starts"], dtype=np.int64)
-    return Split(name, tokens, starts, entry["bytes"], entry["words"], entry["sha256"])
+def _open_split(folder: Path, name: str, entry: dict[str, Any], levels: int) -> Split:
+    tokens, starts = open_numbers(folder, name, entry, levels)
+    return Split(name, tokens, starts, int(entry["bytes"]), int(entry["words"]), entry["sha256"])
 
 
 def _make(

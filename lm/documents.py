@@ -6,8 +6,9 @@
     {train,valid or validation,test}.txt        one document a split
     *.txt                                       one document a file, cut by data.split in the order of their names
 
-A test split may be missing where it is not cut. Endings may be written in capitals. Hidden files are left out, and so
-are, with a warning, those of a folder that hold nothing but white space.
+A test split may be missing where it is not cut. Endings may be written in capitals. Hidden files are left out (macOS
+writes a twin ._NAME beside each NAME on foreign disks), and so are, with a warning, those of a folder that hold nothing
+but white space.
 """
 
 from __future__ import annotations

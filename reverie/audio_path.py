@@ -50,10 +50,12 @@ class AudioPath(PathInterface[ExperimentConfig]):
         self, config: ExperimentConfig, address: str | None = None, trained: Mapping[str, Any] | None = None
     ) -> tuple[Trainer, SamplingPlan | None]:
         from audio.corpus import prepare
+        from audio.datasets import download_if_missing
         from audio.evaluation import corpus_as_trained
         from audio.samples import AudioSampler
         from audio.trainer import make_trainer
 
+        download_if_missing(config.data)
         if trained is not None and config.data.gain == "peak":
             corpus = corpus_as_trained(config, trained["quantiser"])
         else:

@@ -140,6 +140,17 @@ def test_a_split_of_bad_clips_alone_is_an_error(clips: Path) -> None:
     assert not list((clips.parent / "cache").iterdir())
 
 
+def test_nothing_stays_of_a_recording_that_proves_wrong_at_its_end(clips: Path) -> None:
+    soundfile.write(clips / "train" / "wrong.flac", sine(440, 0.5, RATE), RATE)
+    raw = bytearray((clips / "train" / "wrong.flac").read_bytes())
+    raw[26] ^= 1  # the first byte of the checksum of all samples
+    (clips / "train" / "wrong.flac").write_bytes(raw)
+    cut = {"clip_seconds": 0.02, "quantiser": "logistic_16"}
+    with_wrong = prepare(config(clips, **cut))
+    (clips / "train" / "wrong.flac").unlink()
+    assert prepare(config(clips, **cut)).sha256 == with_wrong.sha256
+
+
 def test_silence_and_clips_of_one_sample_are_defined(clips: Path) -> None:
     soundfile.write(clips / "train" / "silence.wav", np.zeros(30), RATE)
     soundfile.write(clips / "train" / "one.wav", np.full(1, 0.1), RATE)

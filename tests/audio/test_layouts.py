@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from audio import datasets, waveform
 from audio.config import DataConfig
 from audio.corpus import prepare
-from audio.datasets import ClipDataset, download
-from audio.layouts import find_sources, spread
+from audio.datasets import ClipDataset, download_if_missing
+from audio.layouts import find_sources
+from audio.splits import assign_splits, deal
 from lm.config import SplitConfig
 from tests.audio.synthetic import RATE, sine
 from training.errors import InputError
@@ -36,15 +38,17 @@ def config(root: Path, layout: str, **fields: object) -> DataConfig:
 
 def splits(root: Path, layout: str, **fields: object) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for source in find_sources(config(root, layout, **fields)):
-        found.setdefault(source.split, []).append(source.path.relative_to(root).as_posix())
+    data = config(root, layout, **fields)
+    sources = find_sources(data)
+    for split, source in zip(assign_splits(data, sources), sources, strict=True):
+        found.setdefault(split, []).append(source.path.relative_to(root).as_posix())
     return found
 
 
 @given(count=st.integers(0, 60), train=st.floats(0.1, 1), validation=st.floats(0.1, 1), test=st.floats(0, 1))
 def test_clips_are_spread_in_proportion_and_evenly(count: int, train: float, validation: float, test: float) -> None:
     shares = {"train": train, "validation": validation, "test": test}
-    chosen = spread(count, SplitConfig(**shares))
+    chosen = deal([1] * count, SplitConfig(**shares))
     for stop in range(count + 1):
         counts = Counter(chosen[:stop])
         for name, share in shares.items():
@@ -85,13 +89,82 @@ def test_an_id_that_is_a_path_or_has_no_file_is_skipped_with_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = ljspeech(tmp_path / "LJSpeech-1.1")
-    (root / "train.txt").write_text("LJ-3\nLJ-404\n..\nLJ 1\n")
+    (root / "train.txt").write_text("LJ-3\nLJ-404\n..\nLJ 1\n../metadata\nother/LJ-9x\nA\tB\n")
     (root / "valid.txt").write_text("LJ-5\n")
     corpus = prepare(config(root, "ljspeech", cache=str(tmp_path / "cache")))
     assert len(corpus.splits["train"].starts) == 1
     assert "LJ-404.wav: cannot be opened: No such file" in caplog.text
     assert "its id '..' is not a plain name" in caplog.text
-    assert "its id 'LJ 1' is not a plain name" in caplog.text
+    assert "LJ 1.wav: cannot be opened: No such file" in caplog.text
+    assert "its id '../metadata' names no clip in wavs/" in caplog.text
+    assert "its id 'other/LJ-9x' names no clip in wavs/" in caplog.text
+    assert "its id 'A\\tB' is not a plain name" in caplog.text
+
+
+def test_ids_are_found_however_they_are_written(tmp_path: Path) -> None:
+    """Dots, a format, a folder, another case of the format, other letters, spaces, and letters in two Unicode forms."""
+    root = tmp_path / "LJSpeech-1.1"
+    files = ["rec.01.wav", "rec.02.wav", "LJ-1.WAV", "LJ-2.Flac", "речь 1.wav", unicodedata.normalize("NFD", "й.wav")]
+    record(*(root / "wavs" / name for name in [*files, "a/LJ-3.wav", "._LJ-1.wav"]))
+    ids = ["rec.01", "rec.02.wav", "wavs/LJ-1.wav", "LJ-2", "речь 1", "й", "a/LJ-3"]
+    (root / "metadata.csv").write_text("".join(f"{clip_id}|text {i}|said {i}\n" for i, clip_id in enumerate(ids)))
+    sources = find_sources(config(root, "ljspeech"))
+    assert [source.path.relative_to(root / "wavs").as_posix() for source in sources] == [*files, "a/LJ-3.wav"]
+    assert [source.labels for source in sources] == [(f"text {i}", f"said {i}") for i in range(7)]
+    (root / "train.txt").write_text("DUMMY/LJ-1.wav|text\nrec.01\n")
+    (root / "valid.txt").write_text("rec.02\nречь 1\n")
+    assert splits(root, "ljspeech") == {
+        "train": ["wavs/LJ-1.WAV", "wavs/rec.01.wav"],
+        "validation": ["wavs/rec.02.wav", "wavs/речь 1.wav"],
+    }
+    (root / "valid.txt").write_text("wavs/rec.01.wav\n")
+    with pytest.raises(InputError, match=r"'rec\.01' is listed twice"):
+        find_sources(config(root, "ljspeech"))
+
+
+def test_lines_end_at_line_feeds_alone_and_a_byte_order_mark_is_none_of_the_first_id(tmp_path: Path) -> None:
+    root = ljspeech(tmp_path / "LJSpeech-1.1")
+    odd = "one\u2028LJ-9|two\x85three\x1cfour\x0bfive"
+    (root / "metadata.csv").write_bytes(f"\ufeffLJ-0|{odd}\r\nLJ-1|said\n".encode())
+    sources = find_sources(config(root, "ljspeech"))
+    assert [source.path.stem for source in sources] == ["LJ-0", "LJ-1"]
+    assert sources[0].labels == ("one\u2028LJ-9", "two\x85three\x1cfour\x0bfive")
+    (root / "train.txt").write_bytes("\ufeffLJ-1\n".encode())
+    (root / "valid.txt").write_bytes("\ufeffLJ-0\n".encode())
+    assert splits(root, "ljspeech") == {"train": ["wavs/LJ-1.wav"], "validation": ["wavs/LJ-0.flac"]}
+    commands = speechcommands(tmp_path / "commands")
+    (commands / "testing_list.txt").write_bytes("\ufeffone/ann_nohash_0.wav\n".encode())
+    assert splits(commands, "speechcommands")["test"] == ["one/ann_nohash_0.wav"]
+
+
+@pytest.mark.parametrize("layout", ["folder", "librispeech", "speechcommands"])
+def test_twins_of_macos_and_hidden_folders_are_no_clips(tmp_path: Path, layout: str) -> None:
+    root = tmp_path / "clips"
+    names = {
+        "folder": ("train/a.wav", "validation/b.wav"),
+        "librispeech": ("train-a/1/2/1-2-3.wav", "dev-a/4/5/4-5-6.wav"),
+        "speechcommands": ("one/a_nohash_0.wav", "one/b_nohash_0.wav"),
+    }[layout]
+    record(*(root / name for name in names), *(root / Path(name).parent / ".trash" / "c.wav" for name in names))
+    for name in names:
+        (root / name).with_name(f"._{Path(name).name}").write_bytes(b"\0\5\x16\7" + bytes(4_092))
+    assert sorted(source.path.relative_to(root).as_posix() for source in find_sources(config(root, layout))) == sorted(
+        names
+    )
+
+
+def test_sound_of_other_formats_is_named_with_what_reads_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "clips").mkdir()
+    for name in ("a.mp3", "b.MP3", "c.opus", "d.ogg"):
+        (tmp_path / "clips" / name).touch()
+    with pytest.raises(InputError) as caught:
+        find_sources(config(tmp_path / "clips", "folder"))
+    assert "files in .mp3 that are not read: 2; convert each to WAV or FLAC: ffmpeg -i NAME.mp3" in str(caught.value)
+    assert "files in .opus that are not read: 1; convert" in str(caught.value)
+    assert "files in .ogg that are not read: 1; data.formats=[wav,flac,ogg] reads them" in str(caught.value)
+    record(tmp_path / "clips" / "e.wav")
+    assert len(find_sources(config(tmp_path / "clips", "folder"))) == 1
+    assert "files in .mp3 that are not read: 2" in caplog.text
 
 
 def test_librispeech_parts_are_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,7 +235,7 @@ def test_what_torchaudio_lists_is_what_is_found(tmp_path: Path) -> None:
         theirs = torchaudio.datasets.SPEECHCOMMANDS(tmp_path, subset=subset)
         mine = ClipDataset(config(root, "speechcommands"), split)
         labels = {theirs.get_metadata(i)[2:] for i in range(len(theirs))}
-        assert {source.labels for source in mine.sources} == labels
+        assert {source.labels for source, _ in mine.clips} == labels
 
 
 def test_what_is_missing_is_one_message(tmp_path: Path) -> None:
@@ -215,23 +288,33 @@ def test_torchaudio_fetches_what_is_missing_where_it_is_asked_to(
 ) -> None:
     fake = FakeTorchaudio()
     monkeypatch.setattr(waveform, "torchaudio_module", lambda: fake)
+
+    def fetch(path: Path, layout: str) -> None:
+        download_if_missing(config(path, layout, download=True))
+
     lj = config(tmp_path / "data" / "LJSpeech-1.1", "ljspeech", download=True, cache=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="there is no such folder"):  # what evaluates a run goes to no network
+        prepare(lj)
+    assert not (tmp_path / "data").exists()
+    download_if_missing(config(tmp_path / "data" / "LJSpeech-1.1", "ljspeech"))
+    assert not fake.asked
+    download_if_missing(lj)
     assert len(prepare(lj).splits["train"].starts) == 9
-    prepare(lj)
+    download_if_missing(lj)
     assert fake.asked == [("LJSPEECH", "data")]
-    download(config(tmp_path / "SpeechCommands" / "speech_commands_v0.02", "speechcommands"))
-    download(config(tmp_path / "data" / "LibriSpeech", "librispeech"))
+    fetch(tmp_path / "SpeechCommands" / "speech_commands_v0.02", "speechcommands")
+    fetch(tmp_path / "data" / "LibriSpeech", "librispeech")
     assert fake.asked[1:] == [
         ("speech_commands_v0.02", tmp_path.name),
         *((part, "data") for part in datasets.LIBRISPEECH_PARTS),
     ]
     with pytest.raises(InputError, match=r"expected data\.path to end in LJSpeech-1\.1"):
-        download(config(tmp_path / "mine", "ljspeech"))
+        fetch(tmp_path / "mine", "ljspeech")
     with pytest.raises(InputError, match="no data set in the layout folder"):
-        download(config(tmp_path / "mine", "folder"))
+        fetch(tmp_path / "mine", "folder")
     fake.error = OSError("no network")
     with pytest.raises(InputError, match=r"could not fetch ljspeech to .*: no network"):
-        download(lj)
+        fetch(tmp_path / "other" / "LJSpeech-1.1", "ljspeech")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")

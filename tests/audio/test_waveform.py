@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audio import waveform
 from audio.clip_header import ClipError
-from tests.audio.synthetic import sine
+from tests.audio.synthetic import noise, sine
 
 RATE = 8_000
 TONE = sine(400, seconds=0.1, rate=RATE)
 
 
-@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "FLOAT"])
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
 @pytest.mark.parametrize("channels", [1, 2, 8])
 def test_a_wav_is_read_as_it_was_written(tmp_path: Path, subtype: str, channels: int) -> None:
     frames = np.stack([TONE * (channel + 1) / channels for channel in range(channels)], axis=1)
@@ -31,14 +32,14 @@ def test_a_wav_is_read_as_it_was_written(tmp_path: Path, subtype: str, channels:
     clip = waveform.read(tmp_path / "clip.wav")
     assert clip.rate == RATE
     assert clip.samples.dtype == np.float32
-    np.testing.assert_allclose(clip.samples, frames.mean(axis=1), atol=2**-15)
+    np.testing.assert_allclose(clip.samples, frames.mean(axis=1), atol=2**-7 if subtype == "PCM_U8" else 2**-15)
 
 
-@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
 def test_a_flac_is_read_and_its_checksum_is_checked(tmp_path: Path, subtype: str) -> None:
     path = tmp_path / "clip.flac"
     soundfile.write(path, np.stack([TONE, -TONE / 2], axis=1), RATE, subtype=subtype)
-    np.testing.assert_allclose(waveform.read(path).samples, TONE / 4, atol=2**-15)
+    np.testing.assert_allclose(waveform.read(path).samples, TONE / 4, atol=2**-7 if subtype == "PCM_S8" else 2**-15)
     raw = bytearray(path.read_bytes())
     raw[26] ^= 1  # the first byte of the MD5 in STREAMINFO
     path.write_bytes(raw)
@@ -97,9 +98,12 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "an odd byte": (wav() + b"x", "declares 244 bytes and has 245"),
     "half a sample": (wav(bytes(201)), "are not whole frames of 2"),
     "4 GiB declared": (wav(size=2**32 - 1), "declares 4294967295 bytes"),
-    "a riff size that lies": (wav(riff=2**32 - 1), "declares 4294967303 bytes"),
-    "8 bits": (wav(bits=8), "format 1 with 8 bits"),
-    "64-bit float": (wav(tag=3, bits=64), "format 3 with 64 bits"),
+    "a riff size that lies": (wav(riff=2**31), "declares 2147483656 bytes"),
+    "two chunks of samples": (wav(extra=b"data" + struct.pack("<I", 2) + bytes(2)), "two chunks of samples"),
+    "unstated, half a sample": (wav(bytes(201), riff=2**32 - 1, size=2**32 - 1), "are not whole frames of 2"),
+    "unstated and empty": (wav(b"", riff=0, size=0), "holds no samples"),
+    "16-bit float": (wav(tag=3, bits=16), "format 3 with 16 bits"),
+    "12 bits": (wav(bits=12, align=2), "format 1 with 12 bits"),
     "ADPCM": (wav(tag=17, bits=4), "format 17 with 4 bits"),
     "0 bits": (wav(bits=0), "format 1 with 0 bits"),
     "1000 channels": (wav(channels=1000), "has 1000 channels, expected 1 to 8"),
@@ -134,6 +138,99 @@ def test_an_honest_wav_built_by_hand_is_read(tmp_path: Path) -> None:
     for extra in (b"", b"LIST" + struct.pack("<I", 3) + b"abc\0"):
         (tmp_path / "clip.wav").write_bytes(wav(data, extra=extra))
         assert waveform.read(tmp_path / "clip.wav").samples.tolist() == [0, 0.5, -1, 32_767 / 32_768]
+
+
+def test_bits_that_are_not_used_change_no_sample(tmp_path: Path) -> None:
+    """24 valid bits in 32, as WAVE_FORMAT_EXTENSIBLE has them: the upper ones."""
+    values = [0, 2**22, -(2**23), 2**23 - 1]
+    data = struct.pack("<4i", *(value << 8 for value in values))
+    form = struct.pack("<HHIIHHHHIH14s", 0xFFFE, 1, RATE, RATE * 4, 4, 32, 22, 24, 4, 1,
+                       bytes.fromhex("000000001000800000aa00389b71"))  # fmt: skip
+    chunks = b"fmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
+    (tmp_path / "clip.wav").write_bytes(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WAVE" + chunks)
+    assert waveform.read(tmp_path / "clip.wav").samples.tolist() == [0, 0.5, -1, np.float32((2**23 - 1) / 2**23)]
+
+
+@pytest.mark.parametrize("unstated", [0, 2**32 - 1])
+def test_a_wav_from_a_pipe_is_read_to_its_end_and_says_so(tmp_path: Path, unstated: int) -> None:
+    data = struct.pack("<4h", 0, 16_384, -32_768, 8_192)
+    (tmp_path / "clip.wav").write_bytes(wav(data, riff=unstated, size=unstated))
+    clip = waveform.read(tmp_path / "clip.wav")
+    assert clip.samples.tolist() == [0, 0.5, -1, 0.25]
+    assert not clip.is_stated
+    (tmp_path / "clip.wav").write_bytes(wav(data, riff=unstated) + b"LIST" + struct.pack("<I", 2) + b"ab")
+    clip = waveform.read(tmp_path / "clip.wav")
+    assert len(clip.samples) == 4
+    assert clip.is_stated, "the chunk of its samples says how many they are"
+
+
+def without_length(raw: bytes) -> bytes:
+    """A FLAC file as an encoder leaves it that writes to a pipe: no number of samples, no checksum of them."""
+    fields = int.from_bytes(raw[18:26]) >> 36 << 36
+    return raw[:18] + fields.to_bytes(8) + bytes(16) + raw[42:]
+
+
+@pytest.mark.parametrize("count", [1, 15, 300, 4_096, 4_097, 20_000])
+@pytest.mark.parametrize(("rate", "channels", "subtype"), [(8_000, 1, "PCM_16"), (12_345, 3, "PCM_24")])
+def test_a_flac_from_a_pipe_is_read_to_its_end_and_refused_if_cut_in_a_frame(
+    tmp_path: Path, count: int, rate: int, channels: int, subtype: str
+) -> None:
+    whole, piped = tmp_path / "whole.flac", tmp_path / "piped.flac"
+    sound = noise(count / rate, rate)[:, None] * np.linspace(0.5, 1, channels)
+    soundfile.write(whole, sound, rate, subtype=subtype)
+    piped.write_bytes(without_length(whole.read_bytes()))
+    expected, clip = waveform.read(whole), waveform.read(piped)
+    assert (clip.samples == expected.samples).all()
+    assert (clip.is_stated, expected.is_stated) == (False, True)
+    piped.write_bytes(piped.read_bytes()[:-1])
+    with pytest.raises(ClipError, match="states no length, and its last frame is not whole"):
+        waveform.read(piped)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "words"),
+    [
+        ("a.wav", b"ID3\4\0\0\0\0\0\0\0\0", "is not a RIFF/WAVE file but MP3; ffmpeg -i IN OUT.wav converts it"),
+        ("a.wav", b"\xff\xfb\x90\x64" * 9, "but MP3"),
+        ("a.wav", b"OggS\0\2" + bytes(30), "but Ogg"),
+        ("a.flac", b"\0\0\0\x20ftypM4A " * 3, "is not a FLAC file but MP4"),
+        ("a.mp3", b"ID3" + bytes(30), "is not one of the formats wav, flac; ffmpeg -i IN OUT.wav converts any sound"),
+    ],
+)
+def test_another_format_is_named_with_what_converts_it(tmp_path: Path, name: str, start: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(start)
+    with pytest.raises(ClipError) as caught:
+        waveform.read(tmp_path / name)
+    assert words in str(caught.value)
+
+
+@given(count=st.integers(1, 500), seconds=st.floats(1e-4, 1), ending=st.sampled_from(["wav", "flac"]))
+def test_a_clip_is_cut_into_the_fewest_parts_of_equal_length(
+    tmp_path_factory: pytest.TempPathFactory, count: int, seconds: float, ending: str
+) -> None:
+    path = tmp_path_factory.mktemp("parts") / f"clip.{ending}"
+    soundfile.write(path, noise(count / 1_000, 1_000), 1_000)
+    parts = [part.samples for part in waveform.read_parts(path, seconds=seconds)]
+    assert (np.concatenate(parts) == waveform.read(path).samples).all()
+    lengths = [len(part) for part in parts]
+    assert max(lengths) - min(lengths) <= 1
+    assert max(lengths) < seconds * 1_000 + 1
+    assert (len(parts) - 1) * max(seconds * 1_000, 1) < count
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+def test_a_recording_of_any_length_is_read_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    path = tmp_path / f"clip.{ending}"
+    soundfile.write(path, noise(1, RATE)[:, None].repeat(2, 1), RATE)
+    whole = waveform.read(path, (ending,)).samples
+    monkeypatch.setattr(waveform, "MAX_SAMPLES", 2_000)
+    with pytest.raises(ClipError, match=r"8000 x 2 samples, expected at most 2000; data\.clip_seconds=10 cuts it"):
+        waveform.read(path, (ending,))
+    parts = [part.samples for part in waveform.read_parts(path, (ending,), seconds=0.1)]
+    assert [len(part) for part in parts] == [800] * 10
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def fifo(path: Path) -> None:
@@ -177,17 +274,43 @@ def test_no_bytes_in_a_header_do_more_than_raise(
     assert len(clip.samples) > 0
 
 
-def test_resampling_keeps_a_tone_and_drops_what_the_rate_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    tone, whistle = sine(300, 0.5, RATE), sine(3_500, 0.5, RATE)
-    for module in (waveform.torchaudio_module(), None):
-        monkeypatch.setattr(waveform, "torchaudio_module", lambda module=module: module)
-        half = waveform.resample(tone, RATE, 4_000)
-        assert abs(len(half) - len(tone) / 2) <= 1
-        middle = slice(200, -200)
-        np.testing.assert_allclose(half[middle], sine(300, 0.5, 4_000)[: len(half)][middle], atol=0.02)
-        assert np.abs(waveform.resample(whistle, RATE, 4_000)[middle]).max() < 0.05
-        assert waveform.resample(tone, RATE, RATE) is tone
-        assert waveform.resampler() == ("librosa" if module is None else "torchaudio")
+def level(samples: waveform.Samples) -> float:
+    """The largest sample in dB of full scale."""
+    return 20 * float(np.log10(np.abs(samples).max() + 1e-12))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rate=st.one_of(st.sampled_from([8_000, 11_025, 16_000, 44_100, 48_000]), st.integers(2_000, 60_000)),
+    target=st.one_of(st.sampled_from([8_000, 16_000, 22_050, 24_000]), st.integers(2_000, 60_000)),
+    place=st.floats(0, 1),
+)
+def test_resampling_keeps_what_the_rate_holds_and_drops_the_rest(rate: int, target: int, place: float) -> None:
+    """Under -60 dB from the new Nyquist frequency on; within 0.1 dB up to 0.9 of the lower one."""
+    seconds, lower = 1, min(rate, target) / 2
+    ends = slice(target // 10, -(target // 10))  # where a tone that begins and ends at once holds other frequencies
+    kept = 0.02 * lower + 0.88 * lower * place
+    held = waveform.resample(sine(kept, seconds, rate), rate, target)
+    assert abs(len(held) - seconds * target) <= 1
+    assert held.dtype == np.float32
+    expected = sine(kept, seconds + 0.1, target)[: len(held)]
+    np.testing.assert_allclose(held[ends], expected[ends], atol=0.5 * 0.0116)
+    if target < rate:
+        beyond = target / 2 + (rate / 2 - target / 2) * place
+        assert level(waveform.resample(sine(beyond, seconds, rate, amplitude=1.0), rate, target)[ends]) < -60
+
+
+def test_resampling_between_coprime_rates_takes_little_memory() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+    held = waveform.resample(sine(300, 1, 44_099), 44_099, 16_000)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+    assert len(held) == 16_000
+
+
+def test_a_clip_is_not_resampled_to_more_than_a_clip_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waveform, "MAX_SAMPLES", 10_000)
+    with pytest.raises(ClipError, match="more than 10000 samples at 48000"):
+        waveform.resample(np.zeros(8_000, np.float32), 8_000, 48_000)
 
 
 @pytest.mark.parametrize("error", [ImportError, OSError])

@@ -116,6 +116,14 @@ def test_documents_of_a_folder_begin_where_their_files_do(books: Path, tmp_path:
         assert split.num_words == sum(len(text.split()) for text in texts)
 
 
+def test_twins_of_macos_are_no_documents(books: Path, tmp_path: Path) -> None:
+    data = DataConfig(str(books), cache=str(tmp_path / "cache"))
+    before = prepare(data).sha256
+    for path in list(books.rglob("*.txt")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(4_092))
+    assert prepare(data).sha256 == before
+
+
 @pytest.mark.skipif(
     not SHAKESPEARE.exists(), reason=f"{SHAKESPEARE} is not there; the text configurations say how to get it"
 )

@@ -172,13 +172,18 @@ def test_a_trained_model_writes_sound(config: str, quantiser: str, capsys: pytes
     ("arguments", "words"),
     [
         (["train", "experiment.yaml", "data.path=absent", "data.origin=fetch it"], "no such folder\n  fetch it"),
-        (["train", "experiment.yaml", "data.path=clips/validation"], "has no clip for validation"),
+        (["train", "experiment.yaml", "data.path=single"], "1 clip to share out leave none for validation"),
+        (["train", "experiment.yaml", 'data.cache="a\\0b"'], "data.cache: "),
+        (["train", "experiment.yaml", 'data.path="a\\0b"'], "data.path: "),
+        (["train", "experiment.yaml", "train.audio_samples.seconds=1e308"], "train.audio_samples.seconds: expected a"),
+        (["train", "experiment.yaml", "train.audio_samples.prompt_seconds=1e308"], "audio_samples.prompt_seconds: exp"),
+        (["train", "experiment.yaml", "data.split_by=speaker"], "data.split_by: clips names its held-out clips itself"),
         (["train", "experiment.yaml", "train.batch_size=1000"], "expected at least one segment a lane"),
         (["train", "experiment.yaml", "data.sample_rte=3"], "data.sample_rte: unknown key; did you mean sample_rate?"),
         (["train", "experiment.yaml", "data.layout=foldr"], "data.layout: expected one of 'folder', 'ljspeech'"),
         (["train", "experiment.yaml", "data.formats=[wav, mp3]"], "data.formats: expected a list, each one of 'wav'"),
         (["train", "experiment.yaml", "data.formats=[]"], "expected at least one of wav, flac, ogg"),
-        (["train", "experiment.yaml", "data.gain=loud"], "data.gain: expected a finite number > 0 or one of 'peak'"),
+        (["train", "experiment.yaml", "data.gain=loud"], "data.gain: expected a finite number >= 1e-06 and"),
         (["train", "experiment.yaml", "data.words=[one]"], "data.words: is for the layout speechcommands alone"),
         (["train", "experiment.yaml", "data.tokens=bytes"], "data.tokens: unknown key"),
         (["train", "experiment.yaml", "train.audio_samples={seconds: 1}"], "train.audio_samples.interval: missing"),
@@ -202,6 +207,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     if arguments[0] != "train":
         assert main(["train", config, "train.total_tokens=32", "train.audio_samples=null"]) == 0
     soundfile.write("other.wav", sine(300, 0.01, 16_000), 16_000)
+    Path("single").mkdir()
+    soundfile.write("single/one.wav", sine(300, 0.5, RATE), RATE)
     capsys.readouterr()
     assert main(arguments) == 2
     error = capsys.readouterr().err
