@@ -12,7 +12,9 @@ exit codes:
   1    the run failed, or its last checkpoint could not be saved
   2    a mistake in the input: configuration, run folder, environment, arguments
   3    several updates in a row were not finite; the last checkpoint is unchanged
+  129  stopped by SIGHUP, when its terminal was closed, after saving
   130  stopped by SIGINT, after saving
+  141  nobody reads what it prints any more
   143  stopped by SIGTERM, after saving
 """
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from reverie import commands
 from reverie.arguments import make_parser
+from reverie.output import discard_output, escape_unknown_characters, lossy_output
 from training.errors import UserError
 
 OUR_PACKAGES = ("memory_cores", "training", "envs", "agents", "audio", "lm")
@@ -23,7 +26,21 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code; that of a pipe whose reader has gone is 141, but training goes on."""
+    escape_unknown_characters(sys.stdout)
+    with lossy_output("stderr"):
+        try:
+            code = run_command(argv)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            discard_output()
+            return 128 + signal.SIGPIPE
+        return code
+
+
+def run_command(argv: Sequence[str] | None) -> int:
+    """Run one command and return its exit code; raises BrokenPipeError where nobody reads its output any more."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
@@ -40,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # The user's own modules may lie where they stand. Last, so that no file there stands in for a library's;
             # and not for a run folder, which may come from anywhere.
             sys.path.append(str(Path.cwd()))
-        return COMMANDS[arguments.command](arguments)
+        with lossy_output("stdout") if arguments.command == "train" else contextlib.nullcontext():
+            return COMMANDS[arguments.command](arguments)
     except UserError as error:
         _print_error(error)
         return error.exit_code

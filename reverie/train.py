@@ -32,6 +32,9 @@ RATE = "throughput/steps_per_second"
 CHANGES = (("--changed-data", "data"), ("--changed-data", "task"), ("--changed-env", "env"))
 """For each flag of a resume, a section of the fingerprint in which it accepts other values than the checkpoint's."""
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a run to save and stop: an interrupt, an end, a terminal that is gone."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -215,7 +218,7 @@ def _is_of(difference: str, section: str) -> bool:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that collects SIGINT and SIGTERM instead of ending the process; the second signal ends it at once."""
+    """A list that collects STOP_SIGNALS instead of ending the process; the second signal ends it at once."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -223,9 +226,13 @@ def _stop_signals() -> Iterator[list[int]]:
             os._exit(128 + number)
         received.append(number)
         message = f"\n{signal.Signals(number).name}: saving and stopping; a second signal stops at once\n"
-        os.write(2, message.encode())
+        with contextlib.suppress(OSError):  # nobody need be there to read it
+            os.write(2, message.encode())
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A run that nohup shields from the end of its terminal is not stopped by it.
+    shielded = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [number for number in STOP_SIGNALS if not (shielded and number == signal.SIGHUP)]
+    previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:

@@ -70,7 +70,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(experiment, capsys, arguments,
     [[], ["train"], ["nonsense"], ["train", "x.yaml", "--resume", "--overwrite"],
      ["train", "x.yaml", "--nonsense"], ["evaluate", "x", "--episodes", "0"],
      ["evaluate", "x", "--seed", "-1"], ["report", "x", "--y=1"], ["evaluate", "x", "--video", "a.txt"],
-     ["list", "cores", "y=1"], ["generate", "x", "--top-p", "0"], ["generate", "x", "--temperature", "nan"],
+     ["list", "cores", "lstm", "y=1"], ["generate", "x", "--top-p", "0"], ["generate", "x", "--temperature", "nan"],
      ["list", "x"], ["evaluate", "x", "--episodes", "9" * 5000]],
 )  # fmt: skip
 def test_arguments_that_make_no_sense_exit_with_code_2(arguments, capsys):
