@@ -27,7 +27,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from envs.actions import action_dtype, checked_actions, environment_actions
+from envs.actions import action_dtype, bounded_actions, checked_actions, environment_actions
 from envs.entries import Entry, EpisodeStats, Fault, Transition
 from envs.episodes import REWARD_LIMIT, Row, checked_reward, episode_seed, episode_stats
 from envs.errors import EnvError, EnvFault
@@ -45,7 +45,7 @@ class EnvVector:
 
     `first_row` is the index of the first row over all actors; it and `seed` decide the seed of every episode.
     Actions and Discrete or MultiDiscrete observations count from 0, see `envs.actions`; Box actions are
-    clipped for the environment alone.
+    clipped to their bounds.
 
     An environment faults if it raises, or returns what its spaces or Gymnasium do not allow. Then it alone is closed
     and made again, and its row starts the next episode. At its `max_faults`-th fault without a finished episode in
@@ -104,7 +104,7 @@ class EnvVector:
 
     def step(self, actions: Array) -> Transition:
         """Act in every row with `actions` (B, *action shape); the arrays of `entry` are new each time."""
-        actions = checked_actions(self.action_space, actions, self.num_envs)
+        actions = bounded_actions(self.action_space, checked_actions(self.action_space, actions, self.num_envs))
         moves = environment_actions(self.action_space, actions)
         log, width = actions.tobytes(), actions.nbytes // self.num_envs
         observation = self._observations.empty()
