@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import gymnasium as gym
@@ -11,17 +12,22 @@ from agents.actor_pool import COUNTS
 from agents.config import ExperimentConfig
 from agents.unroll import Unroll
 
+logger = logging.getLogger(__name__)
+
 
 class LocalActor:
     """A source of unrolls that makes each when it is asked for."""
 
     def __init__(self, config: ExperimentConfig) -> None:
+        self.env_id = config.env.id
         self.actor = Actor(config, index=0)
         self.weights: Weights = {}
         self.version = 0
 
     def spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:
-        """Observation and action space."""
+        """Observation and action space; logs what the user should know of the environment."""
+        for sentence in self.actor.envs.advice():
+            logger.warning("environment %r: %s", self.env_id, sentence)
         return self.actor.envs.observation_space, self.actor.envs.action_space
 
     def require_room(self, unroll_bytes: int, weights_bytes: int) -> None:
