@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import envs
-from agents.actor import Acting
+from agents.actor import Acting, seed_global_generators
 from agents.config import ExperimentConfig
 from agents.policy import make_policy
 from agents.video import FrameRecorder, check_video_path, write_video
@@ -133,6 +133,7 @@ def play(
 ) -> list[EpisodeStats]:
     """The statistics of `episodes` evaluation episodes, at most `rows` of them played together."""
     rows = min(episodes, rows)
+    seed_global_generators(seed)
     quotas = [episodes // rows + (row < episodes % rows) for row in range(rows)]
     vector = EnvVector(make_env, rows, seed=seed, evaluation=True)
     for sentence in vector.advice():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any, ClassVar
 
@@ -88,7 +89,16 @@ class Single(RandomEpisodes):
         self.open_now.clear()
 
 
+class GlobalDice(RandomEpisodes):
+    """Draws from the global generators of Python and numpy; an episode's last info has a number."""
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, _ = super().step(action)
+        return observation, random.random() + np.random.rand(), terminated, truncated, {"laps": 3}  # noqa: NPY002
+
+
 TASKS = {
+    "GlobalDice-v0": GlobalDice,
     "ConstantReward-v0": ConstantReward,
     "RandomEpisodes-v0": RandomEpisodes,
     "Faulty-v0": Faulty,
