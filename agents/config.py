@@ -78,7 +78,8 @@ class AgentConfig:
 
     encoder: Literal["auto", "mlp", "shallow", "deep"] | Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] = "auto"
     """How images are encoded, in colours, grey or stacked: IMPALA's shallow or deep network (its figure 3), as flat
-    vectors (mlp), or what suits their size; or `module:Class` of an encoder of one's own, which `agents.encoders.Encoder` describes."""
+    vectors (mlp), or what suits their size; or `module:Class` of an encoder of one's own, which
+    `agents.encoders.Encoder` describes."""
     encoder_width: Size = 128
     """Features F that the encoder makes of an observation."""
     normalize_observations: bool = False
