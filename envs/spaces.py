@@ -79,7 +79,9 @@ def leaves(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> lis
             high = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec, np.int64)
             return [Leaf(path, space, high.shape, np.dtype(np.int64), start if start.any() else None, high)]
     expected = "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
-    raise EnvError(f"{_place(path)} is {type(space).__name__}, expected {expected}")
+    hint = "; FilterObservation of env.kwargs.wrappers leaves it out, a wrapper of your own makes numbers of it"
+    wrapper = hint if isinstance(space, spaces.Text) and path else ""
+    raise EnvError(f"{_place(path)} is {type(space).__name__}, expected {expected}{wrapper}")
 
 
 def _place(path: tuple[str | int, ...]) -> str:

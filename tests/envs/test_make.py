@@ -139,6 +139,11 @@ def test_usable_spaces_pass(observation: Any, action: Any) -> None:
             BOX,
             r"observation_space\['a'\]\[1\] is Text",
         ),
+        (
+            spaces.Dict({"mission": spaces.Text(5)}),
+            BOX,
+            "is Text, .*FilterObservation of env.kwargs.wrappers leaves it out",
+        ),
         (spaces.Sequence(BOX), BOX, "observation_space is Sequence"),
         (spaces.Dict({}), BOX, "observation_space is empty"),
         (BOX, spaces.Text(5), "action_space is Text, expected Discrete"),
