@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +55,8 @@ class Acting:
         """Actions (B, ...) on the entries of B rows, and their log-probabilities (B,)."""
         observation = {name: torch.from_numpy(leaf) for name, leaf in entry.observation.items()}
         x = self.policy.embed(observation, torch.from_numpy(entry.last_action), torch.from_numpy(entry.last_reward))
-        parameters = self.policy.actor_head(self.stream.step(x, torch.from_numpy(entry.reset)))
+        y = self.stream.step(x, torch.from_numpy(entry.reset))
+        parameters = self.policy.action_parameters(y, observation)
         distribution = self.policy.distribution
         if self.greedy:
             action = distribution.mode(parameters)
@@ -91,6 +93,12 @@ def acting_seed(config: ExperimentConfig, index: int, incarnation: int) -> int:
     return int(np.random.SeedSequence([config.train.seed, index, incarnation]).generate_state(1)[0])
 
 
+def seed_global_generators(seed: int) -> None:
+    """Seed Python's and numpy's global random numbers, which some environments draw from besides their own."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
 class Actor:
     """A vector of environments and a copy of the policy; a process on Ray, or called directly (`num_actors: 0`)."""
 
@@ -109,6 +117,7 @@ class Actor:
         self.index = index
         self.incarnation = incarnation
         self.unroll_length = config.agent.unroll_length
+        seed_global_generators(acting_seed(config, index, incarnation))
         rows = config.agent.envs_per_actor
         self.envs = EnvVector(
             lambda: envs.make(config.env.id, config.env.kwargs),

@@ -105,7 +105,7 @@ class ActorPool:
         ref = ask.remote(self.config.env)
         where = f"environment {self.config.env.id!r}"
         try:
-            self.observation_space, self.action_space = self.ray.get(ref, timeout=agent.start_deadline)
+            self.observation_space, self.action_space, advice = self.ray.get(ref, timeout=agent.start_deadline)
         except self.ray.exceptions.GetTimeoutError:
             self.ray.cancel(ref, force=True)
             raise TrainingError(f"{where}: not made within {agent.start_deadline:g} s (agent.start_deadline)") from None
@@ -114,6 +114,8 @@ class ActorPool:
             if isinstance(cause, EnvError):
                 raise cause from None
             raise TrainingError(f"{where}: its process failed while it was made: {reason(error)}") from None
+        for sentence in advice:
+            logger.warning("%s: %s", where, sentence)
         return self.observation_space, self.action_space
 
     def require_room(self, unroll_bytes: int, weights_bytes: int) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from training.errors import TrainingError
@@ -26,6 +27,13 @@ LOCAL = {
     "RAY_ROTATION_MAX_BYTES": "10000000",
     "RAY_ROTATION_BACKUP_COUNT": "1",
 }
+
+
+class NoPlaces(list[str]):
+    """What Ray is given to add to, where it would put the working folder first among those that workers import from."""
+
+    def extend(self, places: Iterable[str]) -> None:
+        pass
 
 
 def is_joined() -> bool:
@@ -49,7 +57,8 @@ def start_ray(num_processes: int, address: str | None = None) -> Any:
     """Start a private Ray with room for `num_processes`, or join the cluster at `address`, and return the module.
 
     A Ray that this process has already joined is used as it is. The dashboard, whose job interface runs code, stays
-    off. Raises TrainingError where Ray's authentication is turned off, or where no cluster answers.
+    off. Raises TrainingError where Ray's authentication is turned off, where no cluster answers, or where Ray's token
+    cannot be written.
     """
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         raise TrainingError("RAY_AUTH_MODE=disabled turns off Ray's authentication: unset it to train")
@@ -63,6 +72,10 @@ def start_ray(num_processes: int, address: str | None = None) -> Any:
 
     if is_joined():
         return ray
+    from ray.job_config import JobConfig
+
+    job = JobConfig()
+    job._py_driver_sys_path = NoPlaces()
     where: dict[str, Any] = {"address": address}
     if address is None:
         num_cpus = max(num_processes, os.cpu_count() or 1)
@@ -75,13 +88,20 @@ def start_ray(num_processes: int, address: str | None = None) -> Any:
             logging_level=logging.ERROR,
             # Environments may print without end.
             log_to_driver=False,
-            # Environments may live in modules that only this process can import from where it stands.
+            job_config=job,
+            # Environments may live in modules that only this process can import from where it stands. Last, so that no
+            # file there stands in for a library's.
             runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path), os.getcwd()])}},
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address is None:
             raise
         raise TrainingError(f"no Ray cluster could be joined at {address}: {error}") from error
+    except OSError as error:
+        raise TrainingError(
+            f"Ray did not start: {error}; its token, which keeps other users out, is kept in .ray in the home folder: "
+            f"set HOME to a folder that can be written"
+        ) from error
     finally:
         os.umask(previous_umask)
     return ray

@@ -53,7 +53,8 @@ class AgentConfig:
     inference: Literal["actor", "learner"] = "actor"
     """Where the policy acts: in each actor, or in one process for all, to which actors send their observations."""
     envs_per_actor: Size = 16
-    """Environments that an actor steps together, as the rows of one batch; more make better use of its processor."""
+    """Environments that an actor steps together, as the rows of one batch, and that an evaluation does; more make
+    better use of a processor."""
     unroll_length: Size = 64
     """Environment steps in one unroll of one environment, through which gradients flow; a multiple of the core's
     period. Longer unrolls teach longer dependencies and make weights older."""
@@ -76,8 +77,9 @@ class AgentConfig:
     """Faults of one environment without a finished episode between them, after which it is retired."""
 
     encoder: Literal["auto", "mlp", "shallow", "deep"] | Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] = "auto"
-    """How images are encoded: IMPALA's shallow or deep network (its figure 3), as flat vectors, or what suits their
-    size; or `module:Class` of an encoder of one's own, which `agents.encoders.Encoder` describes."""
+    """How images are encoded, in colours, grey or stacked: IMPALA's shallow or deep network (its figure 3), as flat
+    vectors (mlp), or what suits their size; or `module:Class` of an encoder of one's own, which
+    `agents.encoders.Encoder` describes."""
     encoder_width: Size = 128
     """Features F that the encoder makes of an observation."""
     normalize_observations: bool = False

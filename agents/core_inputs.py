@@ -26,8 +26,11 @@ def core_inputs(
 ) -> tuple[MemoryCore, Tensor, Tensor]:
     """The core, and its inputs x (B, T, D) and reset (B, T) over T = steps_for(core) steps of evaluation episodes.
 
+    B is `rows`, or `agent.envs_per_actor` where that is less.
+
     Raises InputError if the weights do not fit the configuration.
     """
+    rows = min(rows, config.agent.envs_per_actor)
     vector = EnvVector(lambda: envs.make(config.env.id, config.env.kwargs), rows, seed=seed, evaluation=True)
     try:
         policy = make_policy(config, vector.observation_space, vector.action_space).eval()

@@ -49,25 +49,29 @@ class ActionDistribution(nn.Module, ABC):
 
 
 class Categorical(ActionDistribution):
-    """Independent softmax distributions: one for a Discrete space, one a component for a MultiDiscrete space.
+    """Independent softmax distributions: one for a Discrete space, one a component for MultiDiscrete and MultiBinary.
 
     Actions count from 0, whatever the start of the space.
     """
 
-    def __init__(self, sizes: list[int], scalar: bool) -> None:
+    def __init__(self, sizes: list[int], action_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.sizes = sizes
-        self.scalar = scalar
+        self.action_shape = action_shape
         self.num_parameters = self.num_features = sum(sizes)
 
     def _log_softmaxes(self, parameters: Tensor) -> list[Tensor]:
         return [F.log_softmax(part, dim=-1) for part in torch.split(parameters, self.sizes, dim=-1)]
 
     def _to_action(self, choices: list[Tensor]) -> Tensor:
-        return choices[0] if self.scalar else torch.stack(choices, dim=-1)
+        return (
+            torch.stack(choices, dim=-1).view(*choices[0].shape, *self.action_shape)
+            if self.action_shape
+            else choices[0]
+        )
 
     def _to_choices(self, action: Tensor) -> list[Tensor]:
-        return [action] if self.scalar else list(action.unbind(dim=-1))
+        return list(_flat(action, self.action_shape).unbind(dim=-1)) if self.action_shape else [action]
 
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         return self.sample_with_log_prob(parameters, generator)[0]
@@ -101,6 +105,48 @@ class Categorical(ActionDistribution):
         return join_features([one_hot(*part) for part in zip(self._to_choices(action), self.sizes, strict=True)])
 
 
+LOG_STD_BOUNDS = (-5.0, 2.0)
+"""Twenty e-folds down the density overflows; above the range of the space noise drowns every action."""
+LARGEST_BOUND = 1e18
+"""Bounds of a Box beyond it, such as the largest float, bound nothing: their square would leave float32."""
+
+
+class InwardClamp(torch.autograd.Function):
+    """x (...) clamped to [low, high]. Beyond them the gradient is kept where descent along it leads back inside.
+
+    A plain clamp has no gradient there: what one step carried too far would never come back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (gradient,), (low, high) = ctx.saved_tensors, gradients, ctx.bounds
+        outward = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))
+        return gradient.masked_fill(outward, 0.0), None, None
+
+
+def centre_and_scale(space: gym.spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """Where the actions of a Box are drawn around at first, and how far: (F,) each.
+
+    The middle and half of the range where both sides are bounded; else the number nearest to 0 that is one inside the
+    bound there is, and 1.
+
+    >>> centre_and_scale(gym.spaces.Box(np.array([-2.0, 10.0]), np.array([4.0, np.inf]), dtype=np.float64))
+    (array([ 1., 11.]), array([3., 1.]))
+    """
+    low, high = (np.asarray(bound, np.float64).ravel() for bound in (space.low, space.high))
+    low, high = np.where(low < -LARGEST_BOUND, -np.inf, low), np.where(high > LARGEST_BOUND, np.inf, high)
+    bounded = np.isfinite(low) & np.isfinite(high)
+    half_range = (np.where(bounded, high, 1.0) - np.where(bounded, low, -1.0)) / 2
+    inside = np.minimum(np.maximum(0.0, low + 1.0), high - 1.0)
+    return np.where(bounded, np.where(bounded, low, 0.0) + half_range, inside), np.maximum(half_range, 1e-8)
+
+
 class Gaussian(ActionDistribution):
     """Independent normal distributions over a Box space, in units of its half-range where it is bounded.
 
@@ -113,30 +159,27 @@ class Gaussian(ActionDistribution):
     def __init__(self, space: gym.spaces.Box) -> None:
         super().__init__()
         self.action_shape = space.shape
-        self.num_features = int(np.prod(space.shape))
+        self.num_features = math.prod(space.shape)
         self.num_parameters = 2 * self.num_features
-        bounded = np.isfinite(space.low) & np.isfinite(space.high)
-        low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
-        half_range = np.maximum((high - low) / 2, 1e-8)
-        for name, value in (("centre", (high + low) / 2), ("scale", half_range)):
-            self.register_buffer(name, torch.as_tensor(value.ravel(), dtype=torch.float32), persistent=False)
+        for name, value in zip(("centre", "scale"), centre_and_scale(space), strict=True):
+            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32), persistent=False)
 
     def _mean_and_log_std(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = parameters.chunk(2, dim=-1)
-        # Twenty e-folds down the density overflows; above the range of the space noise drowns every action.
-        return self.centre + self.scale * mean, log_std.clamp(-5.0, 2.0) + self.scale.log()
+        bounded: Tensor = InwardClamp.apply(log_std, *LOG_STD_BOUNDS)
+        return self.centre + self.scale * mean, bounded + self.scale.log()
 
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         mean, log_std = self._mean_and_log_std(parameters)
         noise = torch.empty_like(mean).normal_(generator=generator)
-        return torch.unflatten(mean + log_std.exp() * noise, -1, self.action_shape)
+        return self._to_action(mean + log_std.exp() * noise)
 
     def mode(self, parameters: Tensor) -> Tensor:
-        return torch.unflatten(self._mean_and_log_std(parameters)[0], -1, self.action_shape)
+        return self._to_action(self._mean_and_log_std(parameters)[0])
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
         mean, log_std = self._mean_and_log_std(parameters)
-        z = (self._flat(action) - mean) / log_std.exp()
+        z = (_flat(action, self.action_shape) - mean) / log_std.exp()
         return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
@@ -144,14 +187,19 @@ class Gaussian(ActionDistribution):
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(dim=-1)
 
     def features(self, action: Tensor) -> Tensor:
-        return (self._flat(action) - self.centre) / self.scale
+        return (_flat(action, self.action_shape) - self.centre) / self.scale
 
-    def _flat(self, action: Tensor) -> Tensor:
-        return action.flatten(start_dim=action.dim() - len(self.action_shape))
+    def _to_action(self, flat: Tensor) -> Tensor:
+        return flat.view(*flat.shape[:-1], *self.action_shape)
+
+
+def _flat(action: Tensor, action_shape: tuple[int, ...]) -> Tensor:
+    """(..., *action_shape) -> (..., F)."""
+    return action.reshape(*action.shape[: action.dim() - len(action_shape)], math.prod(action_shape))
 
 
 def action_distribution(space: gym.Space[Any]) -> ActionDistribution:
-    """The distribution over a Discrete, MultiDiscrete or Box space; raises ValueError on any other.
+    """The distribution over a space of actions that `envs.check_spaces` lets pass; raises ValueError on any other.
 
     >>> distribution = action_distribution(gym.spaces.MultiDiscrete([3, 2]))
     >>> distribution.num_parameters
@@ -162,10 +210,13 @@ def action_distribution(space: gym.Space[Any]) -> ActionDistribution:
     >>> distribution.features(distribution.mode(parameters))
     tensor([[0., 0., 1., 1., 0.]])
     """
-    if isinstance(space, gym.spaces.Discrete):
-        return Categorical([int(space.n)], scalar=True)
-    if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return Categorical([int(n) for n in space.nvec], scalar=False)
-    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating) and space.shape:
-        return Gaussian(space)
-    raise ValueError(f"action space {space}: expected Discrete, one-dimensional MultiDiscrete or a floating Box")
+    match space:
+        case gym.spaces.Discrete():
+            return Categorical([int(space.n)], ())
+        case gym.spaces.MultiDiscrete():
+            return Categorical(space.nvec.ravel().tolist(), space.nvec.shape)
+        case gym.spaces.MultiBinary():
+            return Categorical([2] * math.prod(space.shape), space.shape)
+        case gym.spaces.Box() if np.issubdtype(np.dtype(space.dtype), np.floating):
+            return Gaussian(space)
+    raise ValueError(f"action space {space}: expected Discrete, MultiDiscrete, MultiBinary or a Box of floats")

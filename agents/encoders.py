@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents.features import join_features, one_hot
+from agents.image_layout import ImageLayout, image_layout
 from agents.moments import RunningMoments
 from envs import Leaf, leaves
 from memory_cores.importing import import_object
@@ -22,6 +24,10 @@ from training.process_group import SumInPlace
 
 Network = Literal["auto", "mlp", "shallow", "deep"]
 """How images are encoded; other observations are vectors whatever it is."""
+WIDEST_IMAGE = 2**16 - 1
+"""Span of the bounds by which images are scaled; beyond it bounds hardly tell which values there will be."""
+WIDEST_INTEGERS = 1000
+"""The same for vectors of integers."""
 
 
 class ResidualSection(nn.Module):
@@ -45,30 +51,36 @@ class ResidualSection(nn.Module):
         return x
 
 
-def image_layers(network: Network, channels: int, height: int, width: int) -> list[nn.Module]:
-    """The layers of an image network of IMPALA (1802.01561, figure 3): the shallow one with two convolutions, the deep
-    one with fifteen; by "auto" the shallow one from 36 pixels on a side, and below two 3x3 layers.
+def network_for(network: Network, height: int, width: int) -> Literal["small", "shallow", "deep"]:
+    """The network for an image of this size: by "auto" the shallow one from 36 pixels on a side, else a small one.
 
-    Raises ValueError where the image is too small for the shallow network's strides.
+    Raises InputError where the image is too small for the shallow network's strides.
     """
+    if network == "deep":
+        return "deep"
+    if network == "shallow" and min(height, width) < 20:
+        raise InputError(
+            f"agent.encoder: shallow: expected images of at least 20 x 20 pixels, got {height} x {width}; "
+            f"auto, deep and mlp take them"
+        )
+    return "shallow" if network == "shallow" or min(height, width) >= 36 else "small"
+
+
+def image_layers(network: Literal["small", "shallow", "deep"], channels: int) -> list[nn.Module]:
+    """The layers of an image network of IMPALA (1802.01561, figure 3), the shallow one with two convolutions or the
+    deep one with fifteen, or of two 3x3 convolutions."""
     if network == "deep":
         sizes = (channels, 16, 32, 32)
         sections = [ResidualSection(before, after) for before, after in itertools.pairwise(sizes)]
         return [*sections, nn.ReLU()]
-    if network == "shallow" and min(height, width) < 20:
-        raise ValueError(f"encoder shallow: expected images of at least 20 x 20 pixels, got {height} x {width}")
-    if network == "shallow" or min(height, width) >= 36:
+    if network == "shallow":
         return [nn.Conv2d(channels, 16, 8, stride=4), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2), nn.ReLU()]
     return [nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU()]
 
 
-def stacks_frames(shape: tuple[int, ...]) -> bool:
-    """Whether an image's first axis, not its last, holds its channels, as where grey frames were stacked."""
-    return shape[0] <= 16 and min(shape[1:]) >= 36
-
-
 class ImageEncoder(nn.Module):
-    """Convolutions over (H, W, C) images or (C, H, W) stacks of frames, scaled to [0, 1] by the bounds of the space.
+    """Convolutions over images of any `ImageLayout`, scaled to [0, 1] by the bounds of the space where those span no
+    more than 16 bits.
 
     If asked they are then normalised, each pixel by itself.
     """
@@ -76,61 +88,71 @@ class ImageEncoder(nn.Module):
     low: Tensor
     range: Tensor
 
-    def __init__(self, space: gym.spaces.Box, network: Network = "auto", normalize: bool = False) -> None:
+    def __init__(
+        self, space: gym.spaces.Box, layout: ImageLayout, network: Network = "auto", normalize: bool = False
+    ) -> None:
         super().__init__()
-        self.channel_axis = 0 if stacks_frames(space.shape) else 2
-        channels = space.shape[self.channel_axis]
-        height, width = (size for axis, size in enumerate(space.shape) if axis != self.channel_axis)
-        self.convolutions = nn.Sequential(*image_layers(network, channels, height, width), nn.Flatten())
-        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise ValueError(f"image space {space}: expected finite bounds")
+        self.layout = layout
+        height, width = space.shape[layout.height], space.shape[layout.width]
+        channels = math.prod(space.shape[axis] for axis in layout.channels)
+        chosen = network_for(network, height, width)
+        self.convolutions = nn.Sequential(*image_layers(chosen, channels), nn.Flatten())
         low, high = float(space.low.min()), float(space.high.max())
-        self.register_buffer("low", torch.tensor(low), persistent=False)
-        self.register_buffer("range", torch.tensor(max(high - low, 1e-8)), persistent=False)
+        self.is_scaled = high - low <= WIDEST_IMAGE
+        self.register_buffer("low", torch.tensor(low if self.is_scaled else 0.0), persistent=False)
+        self.register_buffer("range", torch.tensor(max(high - low, 1e-8) if self.is_scaled else 1.0), persistent=False)
         self.moments = RunningMoments(space.shape) if normalize else None
         with torch.no_grad():
             self.num_features = int(self.convolutions(torch.zeros(1, channels, height, width)).shape[1])
+        self.choice = (
+            f"image of {height} x {width} pixels, {channels} channel{'s' * (channels > 1)}, {chosen} network, "
+            f"{'scaled by its bounds' if self.is_scaled else 'unscaled'}"
+        )
 
     def inputs(self, x: Tensor) -> Tensor:
-        """x (N, ...), as observed, scaled to [0, 1]."""
-        return (x.to(self.low.dtype) - self.low) / self.range
+        """x (N, ...), as observed, scaled to [0, 1] where that is done."""
+        return (x.to(self.low.dtype) - self.low) / self.range if self.is_scaled else x
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, H, W, C) or, stacked, (N, C, H, W) -> (N, F)."""
+        """x: (N, *shape of the space) -> (N, F)."""
         x = self.inputs(x)
         if self.moments is not None:
             x = self.moments(x)
-        features: Tensor = self.convolutions(x.movedim(1 + self.channel_axis, 1))
+        features: Tensor = self.convolutions(self.layout.to_channels_first(x.to(self.low.dtype)))
         return features
 
 
 class VectorEncoder(nn.Module):
-    """Boxes of any other rank, flattened; integers are scaled to [0, 1] by their bounds, reals taken as they are, and
-    both normalised if asked."""
+    """Boxes of any other shape, flattened; integers of up to a thousand values are scaled to [0, 1] by their bounds,
+    other numbers taken as they are, and all normalised if asked."""
 
     low: Tensor
     range: Tensor
 
     def __init__(self, space: gym.spaces.Box, normalize: bool = False) -> None:
         super().__init__()
-        self.num_features = int(np.prod(space.shape))
+        self.num_features = math.prod(space.shape)
         self.moments = RunningMoments((self.num_features,)) if normalize else None
-        self.is_real = np.issubdtype(space.dtype, np.floating)
-        if not self.is_real:
-            low = space.low.ravel().astype(np.float64)
-            span = np.maximum(space.high.ravel() - low, 1.0)
-            self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32), persistent=False)
-            self.register_buffer("range", torch.as_tensor(span, dtype=torch.float32), persistent=False)
+        low, high = (np.asarray(bound, np.float64).ravel() for bound in (space.low, space.high))
+        with np.errstate(over="ignore"):
+            narrow = (high - low <= WIDEST_INTEGERS) & (not np.issubdtype(space.dtype, np.floating))
+        self.is_scaled = bool(narrow.any())
+        if self.is_scaled:
+            self.register_buffer("low", torch.as_tensor(np.where(narrow, low, 0.0)), persistent=False)
+            span = np.where(narrow, np.maximum(high - low, 1.0), 1.0)
+            self.register_buffer("range", torch.as_tensor(span), persistent=False)
+        scaled = "unscaled" if not self.is_scaled else f"{'' if narrow.all() else 'partly '}scaled by its bounds"
+        self.choice = f"vector of {self.num_features}, {scaled}"
 
     def inputs(self, x: Tensor) -> Tensor:
-        """x (N, ...), as observed, as vectors (N, F)."""
-        flat = x.flatten(1).to(torch.float32)
-        return flat if self.is_real else (flat - self.low) / self.range
+        """x (N, ...), as observed, as vectors (N, F), scaled where that is done."""
+        flat = x.reshape(len(x), self.num_features)
+        return (flat.double() - self.low) / self.range if self.is_scaled else flat
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, ...) -> (N, F)."""
         vectors = self.inputs(x)
-        return vectors if self.moments is None else self.moments(vectors)
+        return (vectors if self.moments is None else self.moments(vectors)).to(torch.float32)
 
 
 class OneHotEncoder(nn.Module):
@@ -140,6 +162,7 @@ class OneHotEncoder(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.num_features = sum(sizes)
+        self.choice = f"one-hot vector of {self.num_features}"
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N,) or (N, number of components) -> (N, F)."""
@@ -150,8 +173,8 @@ class OneHotEncoder(nn.Module):
 def leaf_encoder(leaf: Leaf, network: Network, normalize: bool) -> ImageEncoder | VectorEncoder | OneHotEncoder:
     """The encoder of one leaf of an observation space; by "mlp" images are vectors as well."""
     if isinstance(leaf.space, gym.spaces.Box):
-        if network != "mlp" and len(leaf.shape) == 3 and min(leaf.shape[:2]) >= 3:
-            return ImageEncoder(leaf.space, network, normalize)
+        if network != "mlp" and (layout := image_layout(leaf.shape)) is not None:
+            return ImageEncoder(leaf.space, layout, network, normalize)
         return VectorEncoder(leaf.space, normalize)
     assert leaf.high is not None
     return OneHotEncoder([int(n) for n in leaf.high.ravel()])
@@ -159,6 +182,9 @@ def leaf_encoder(leaf: Leaf, network: Network, normalize: bool) -> ImageEncoder 
 
 class Encoder(nn.Module, ABC):
     """What a policy reads its observations with. One's own is made as `Class(observation_space, width)`."""
+
+    choices: Sequence[str] = ()
+    """How each part of an observation is read, in words."""
 
     @abstractmethod
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
@@ -173,7 +199,7 @@ class Encoder(nn.Module, ABC):
 class ObservationEncoder(Encoder):
     """Every leaf of an observation encoded, joined and mapped to `width` features.
 
-    Raises ValueError on an image network where no leaf is an image, or one that is too small.
+    Raises InputError on an image network where no leaf is an image, or one that is too small.
     """
 
     def __init__(self, space: gym.Space[Any], width: int, network: Network = "auto", normalize: bool = False) -> None:
@@ -181,8 +207,12 @@ class ObservationEncoder(Encoder):
         self.names = [leaf.name for leaf in leaves(space)]
         encoders = [leaf_encoder(leaf, network, normalize) for leaf in leaves(space)]
         if network in ("shallow", "deep") and not any(isinstance(encoder, ImageEncoder) for encoder in encoders):
-            raise ValueError(f"encoder {network}: expected an image (H, W, C) in the observation space, got {space}")
+            raise InputError(
+                f"agent.encoder: {network}: expected an image in the observation space, (H, W), (H, W, C), "
+                f"(C, H, W) or stacked, got {space}"
+            )
         self.leaves = nn.ModuleList(encoders)
+        self.choices = [f"{leaf.name}: {encoder.choice}" for leaf, encoder in zip(leaves(space), encoders, strict=True)]
         self.join = nn.Linear(sum(encoder.num_features for encoder in encoders), width)
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
@@ -201,7 +231,7 @@ class ObservationEncoder(Encoder):
 def make_encoder(space: gym.Space[Any], width: int, encoder: str, normalize: bool = False) -> Encoder:
     """The encoder that a configuration names: one of ours by its network, or `module:Class` of one's own.
 
-    Raises InputError for a class that is none, ValueError as `ObservationEncoder` does.
+    Raises InputError for a class that is none, and as `ObservationEncoder` does.
     """
     if encoder in get_args(Network):
         return ObservationEncoder(space, width, cast(Network, encoder), normalize)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,15 +14,22 @@ import torch
 from torch import Tensor
 
 import envs
-from agents.actor import Acting
+from agents.actor import Acting, seed_global_generators
 from agents.config import ExperimentConfig
 from agents.policy import make_policy
-from agents.video import FrameRecorder, write_video
+from agents.video import FrameRecorder, check_video_path, write_video
 from envs import EnvVector, EpisodeStats
 from training.weights import load_weights
 
-MAX_ROWS = 32
-"""Environments stepped together."""
+logger = logging.getLogger(__name__)
+
+MAX_STEPS = 100_000
+"""Steps of an evaluation episode that no environment ends, unless asked otherwise."""
+CUT = "cut_by_evaluation"
+"""Key of the last info of an episode that was cut so."""
+
+Progress = Callable[[int, int], None]
+"""Called with the episodes finished and the steps taken."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,29 @@ class Evaluation:
     mean_length: float
     """Mean steps of an episode."""
     episodes: int
+    cut_episodes: int
+    """Those that did not end within the most steps allowed; their return is that of the steps they had."""
     seed: int
+
+
+class StepLimit(gym.Wrapper[Any, Any, Any, Any]):
+    """Cuts episodes after `max_steps`, and says so in the last info."""
+
+    def __init__(self, env: gym.Env[Any, Any], max_steps: int) -> None:
+        super().__init__(env)
+        self.max_steps = max_steps
+        self.steps = 0
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        self.steps = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.steps += 1
+        if self.steps >= self.max_steps and not (terminated or truncated):
+            return observation, reward, terminated, True, {**info, CUT: True}
+        return observation, reward, terminated, truncated, info
 
 
 def evaluate(
@@ -46,26 +76,35 @@ def evaluate(
     seed: int = 0,
     greedy: bool = False,
     video: Path | None = None,
+    num_envs: int | None = None,
+    max_steps: int = MAX_STEPS,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Play `episodes` episodes with the given weights, sampling actions (the most likely ones if `greedy`).
 
     Each row plays a number of episodes fixed beforehand: taking those that finish first would favour short ones.
-    `video` is a .gif or .mp4 file for the first episode. Raises InputError if the weights do not fit the configuration.
+    `num_envs` rows are played together, as many as an actor's where it is None. An episode is cut after `max_steps`.
+    `video` is a .gif or .mp4 file for the first episode. Raises InputError if the weights do not fit the configuration
+    or the video cannot be written, EnvError if the environment cannot be drawn.
     """
     if episodes < 1:
         raise ValueError(f"episodes: expected at least 1, got {episodes}")
+
+    def make_env() -> gym.Env[Any, Any]:
+        return StepLimit(envs.make(config.env.id, config.env.kwargs), max_steps)
+
     if video is not None:
+        check_video_path(video)
         recorder: list[FrameRecorder] = []
 
         def make_recorded_env() -> gym.Env[Any, Any]:
             recorder.append(FrameRecorder(envs.make(config.env.id, config.env.kwargs, render_mode="rgb_array")))
-            return recorder[0]
+            return StepLimit(recorder[0], max_steps)
 
-        play(config, weights, make_recorded_env, episodes=1, seed=seed, greedy=greedy)
+        play(config, weights, make_recorded_env, 1, seed, greedy, 1, progress)
         write_video(video, recorder[0].frames, recorder[0].frames_per_second)
-    stats = play(
-        config, weights, lambda: envs.make(config.env.id, config.env.kwargs), episodes, seed=seed, greedy=greedy
-    )
+    rows = num_envs or config.agent.envs_per_actor
+    stats = play(config, weights, make_env, episodes, seed, greedy, rows, progress)
     returns = [episode.return_ for episode in stats]
     mean = sum(returns) / episodes
     variance = sum((r - mean) ** 2 for r in returns) / max(episodes - 1, 1)
@@ -77,6 +116,7 @@ def evaluate(
         success_rate=sum(successes) / len(successes) if successes else None,
         mean_length=sum(episode.length for episode in stats) / episodes,
         episodes=episodes,
+        cut_episodes=sum(CUT in episode.info for episode in stats),
         seed=seed,
     )
 
@@ -88,21 +128,29 @@ def play(
     episodes: int,
     seed: int,
     greedy: bool,
+    rows: int,
+    progress: Progress | None = None,
 ) -> list[EpisodeStats]:
-    """The statistics of `episodes` evaluation episodes."""
-    rows = min(episodes, MAX_ROWS)
+    """The statistics of `episodes` evaluation episodes, at most `rows` of them played together."""
+    rows = min(episodes, rows)
+    seed_global_generators(seed)
     quotas = [episodes // rows + (row < episodes % rows) for row in range(rows)]
     vector = EnvVector(make_env, rows, seed=seed, evaluation=True)
+    for sentence in vector.advice():
+        logger.warning("environment %r: %s", config.env.id, sentence)
     try:
         policy = make_policy(config, vector.observation_space, vector.action_space).eval()
         load_weights(policy, weights)
         with torch.no_grad():
             acting = Acting(policy, rows, seed=seed, greedy=greedy)
             finished: list[EpisodeStats] = []
+            steps = 0
             while len(finished) < episodes:
                 action, _ = acting.act(vector.entry)
-                vector.step(action)
+                steps += int(vector.step(action).valid.sum())
                 finished += [e for e in vector.pop_episodes() if e.episode < quotas[e.row]]
+                if progress is not None:
+                    progress(len(finished), steps)
     finally:
         vector.close()
     return finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,8 @@ from agents.actor_seeds import ActorSeeds
 from agents.config import ExperimentConfig
 from agents.unroll import Unroll
 from training.restoring import count_in
+
+logger = logging.getLogger(__name__)
 
 
 class LocalActor:
@@ -26,7 +29,9 @@ class LocalActor:
         self.counts = dict.fromkeys(COUNTS, 0)
 
     def spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:
-        """Observation and action space."""
+        """Observation and action space; logs what the user should know of the environment."""
+        for sentence in self.actor.envs.advice():
+            logger.warning("environment %r: %s", self.config.env.id, sentence)
         return self.actor.envs.observation_space, self.actor.envs.action_space
 
     def require_room(self, unroll_bytes: int, weights_bytes: int) -> None:

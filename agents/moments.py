@@ -9,7 +9,8 @@ from training.process_group import SumInPlace
 
 LIMIT = 5.0
 """Bound on a normalised input, so that a value that is seen for the first time does not dominate the others."""
-VARIANCE_FLOOR = 1e-5
+SMALLEST_STD = 1e-8
+"""Below it an input counts as constant; so it does where it varies by no more than its mean is rounded."""
 
 
 class RunningMoments(nn.Module):
@@ -36,20 +37,26 @@ class RunningMoments(nn.Module):
         self.register_buffer("squares", torch.zeros(shape, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, *shape) -> (N, *shape)."""
-        variance = torch.where(self.count > 0, self.squares / self.count.clamp(min=1), 1.0)
-        scale = variance.clamp(min=VARIANCE_FLOOR).rsqrt()
-        return ((x - self.mean.to(x.dtype)) * scale.to(x.dtype)).clamp(-LIMIT, LIMIT)
+        """x: (N, *shape) -> (N, *shape), float32 unless x is of another float dtype."""
+        dtype = x.dtype if x.is_floating_point() else torch.float32
+        rounding = torch.finfo(x.dtype if x.is_floating_point() else torch.float64).eps
+        std = (self.squares / self.count.clamp(min=1)).sqrt()
+        std = torch.where(self.count > 0, std.clamp(min=SMALLEST_STD).maximum(rounding * self.mean.abs()), 1.0)
+        # Not after a cast: of 10^8 and 10^8 + 1 float32 would make one number.
+        return ((x.double() - self.mean) / std).clamp(-LIMIT, LIMIT).to(dtype)
 
     def update(self, x: Tensor, sum_over_learners: SumInPlace | None = None) -> None:
         """Take inputs x (N, *shape) into account (Chan et al., 1979); of several learners those of all of them."""
         deviation = x.double() - self.mean
-        count = self.count.new_full(self.mean.shape, len(x))
-        sums = torch.stack([deviation.sum(0), deviation.square().sum(0), count])
+        sums = torch.stack([deviation.sum(0), self.count.new_full(self.mean.shape, len(x))])
         if sum_over_learners is not None:
             sum_over_learners(sums)
-        shift, squares, count = sums
+        shift, count = sums[0] / sums[1], sums[1]
+        # About the mean of the batch: squares about a mean that is far from it would cancel.
+        squares = (deviation - shift).square().sum(0)
+        if sum_over_learners is not None:
+            sum_over_learners(squares)
         total = self.count + count
-        self.squares += squares - shift.square() / total
-        self.mean += shift / total
+        self.squares += squares + shift.square() * self.count * count / total
+        self.mean += shift * count / total
         self.count.copy_(total.flatten()[0])

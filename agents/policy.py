@@ -14,8 +14,12 @@ import memory_cores
 from agents.config import ExperimentConfig
 from agents.distributions import action_distribution
 from agents.encoders import ObservationEncoder, make_encoder
+from envs.action_mask import mask_leaf
 from memory_cores import CoreOutput, MemoryCore, State
 from memory_cores.layers.initialisation import fan_in_normal_
+
+IMPOSSIBLE = -1e9
+"""The logit of a choice that is not possible: finite, so that entropies and gradients are."""
 
 
 class PolicyOutput(NamedTuple):
@@ -59,6 +63,8 @@ class Policy(nn.Module):
         self.encoder = make_encoder(observation_space, encoder_width, encoder, normalize_observations)
         self.core_input = nn.Linear(encoder_width + self.distribution.num_features + 1, core.d_model)
         self.core = core
+        mask = mask_leaf(observation_space, action_space)
+        self.mask_name = None if mask is None else mask.name
         self.actor_head = nn.Linear(core.d_model, self.distribution.num_parameters)
         self.value_head = nn.Linear(core.d_model, 1)
         # Cores are initialised for unit inputs; weaker ones drown in a recurrent core's own dynamics.
@@ -79,6 +85,17 @@ class Policy(nn.Module):
         core_input: Tensor = self.core_input(joined)
         return core_input
 
+    def action_parameters(self, y: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+        """Parameters (..., P) of `distribution` for core outputs y (..., D) on observation leaves (..., *shape).
+
+        Choices that the observation's "action_mask" says are not possible get probability 0; all 0 limits nothing.
+        """
+        parameters: Tensor = self.actor_head(y)
+        if self.mask_name is None:
+            return parameters
+        possible = observation[self.mask_name].reshape(parameters.shape) != 0
+        return parameters.masked_fill(~possible, IMPOSSIBLE)
+
     def forward(
         self,
         observation: Mapping[str, Tensor],
@@ -92,7 +109,8 @@ class Policy(nn.Module):
         flat = {name: leaf.flatten(0, 1) for name, leaf in observation.items()}
         x = self.embed(flat, last_action.flatten(0, 1), last_reward.flatten())
         core = self.core(x.view(rows, length, -1), core_state, reset)
-        return PolicyOutput(self.actor_head(core.y), self.value_head(core.y).squeeze(-1), core)
+        parameters = self.action_parameters(core.y, observation)
+        return PolicyOutput(parameters, self.value_head(core.y).squeeze(-1), core)
 
 
 def make_policy(config: ExperimentConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Policy:

@@ -36,12 +36,15 @@ class RemoteActor:
         return self.actor.unroll(weights, version)
 
 
-def env_spaces(config: EnvConfig) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """The observation and action space of an environment, made in the process that asks and closed again."""
+def env_spaces(config: EnvConfig) -> tuple[gym.Space[Any], gym.Space[Any], list[str]]:
+    """The observation and action space of an environment, made in the process that asks and closed again, and what
+    the user should know of it. Raises EnvError where no agent can use its spaces."""
     env = envs.make(config.id, config.kwargs)
-    spaces = env.observation_space, env.action_space
-    env.close()  # type: ignore[no-untyped-call]
-    return spaces
+    try:
+        envs.check_spaces(env)
+        return env.observation_space, env.action_space, envs.advice(env)
+    finally:
+        env.close()  # type: ignore[no-untyped-call]
 
 
 def drop_output() -> None:

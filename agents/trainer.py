@@ -141,6 +141,9 @@ class ImpalaTrainer:
         successes = [e.success for e in self.episodes if e.success is not None]
         if successes:
             metrics["episode/success"] = sum(successes) / len(successes)
+        for name in sorted({name for episode in self.episodes for name in episode.info}):
+            numbers = [e.info[name] for e in self.episodes if name in e.info]
+            metrics[f"episode_info/{name}"] = sum(numbers) / len(numbers)
         return metrics
 
     def weights(self) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,24 @@ import gymnasium as gym
 import imageio.v3 as imageio
 import numpy as np
 
+from envs import EnvError
+from training.errors import InputError
+
 MAX_FRAMES = 2000
 SUFFIXES = (".gif", ".mp4")
 
 
 class FrameRecorder(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps the frames of an environment's first episode, up to MAX_FRAMES."""
+    """Keeps the frames of an environment's first episode, up to MAX_FRAMES.
+
+    Raises EnvError where the environment does not list the render mode "rgb_array".
+    """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
+        modes = env.metadata.get("render_modes", [])
+        if "rgb_array" not in modes:
+            raise EnvError(f"{env}: gives no pictures: its render modes are {modes}, expected rgb_array among them")
         self.frames: list[np.ndarray] = []
         self.frames_per_second = int(env.metadata.get("render_fps", 10))
         self._resets = 0
@@ -41,10 +51,20 @@ class FrameRecorder(gym.Wrapper[Any, Any, Any, Any]):
             self.frames.append(frame)
 
 
-def write_video(path: Path, frames: list[np.ndarray], frames_per_second: int) -> None:
-    """Write frames (height, width, 3) to a .gif or .mp4 file; raises ValueError on any other suffix."""
+def check_video_path(path: Path) -> None:
+    """Raise InputError, before anything is played, where `write_video` could not write a file."""
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: expected a file name ending in {' or '.join(SUFFIXES)}")
+        raise InputError(f"{path}: expected a file name ending in {' or '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written")
+
+
+def write_video(path: Path, frames: list[np.ndarray], frames_per_second: int) -> None:
+    """Write frames (height, width, 3) to the file of a checked path."""
     if path.suffix == ".gif":
         imageio.imwrite(path, np.stack(frames), duration=1000 / frames_per_second, loop=0)
     else:

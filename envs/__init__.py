@@ -1,5 +1,6 @@
 """Environments by their Gymnasium id, the synchronous vector of them, and our own memory tasks."""
 
+from envs.advice import advice
 from envs.entries import Entry, EpisodeStats, Fault, Transition
 from envs.errors import EnvError, EnvFault
 from envs.make import make
@@ -18,6 +19,7 @@ __all__ = [
     "Fault",
     "Leaf",
     "Transition",
+    "advice",
     "check_spaces",
     "leaves",
     "make",

@@ -1,6 +1,6 @@
 """Batches of actions: what a policy chooses, and what each environment's step takes.
 
-A policy's actions are (B,) int64 for Discrete, (B, *shape) int64 for MultiDiscrete, both counted from 0
+A policy's actions are (B,) int64 for Discrete, (B, *shape) int64 for MultiDiscrete and MultiBinary, counted from 0
 whatever the `start` of the space, and (B, *shape) float32 for a Box.
 """
 
@@ -31,8 +31,9 @@ def checked_actions(space: gymnasium.Space[Any], actions: Array, batch_size: int
     if isinstance(space, spaces.Discrete):
         chosen = actions.tolist()  # faster on a small batch than numpy's reductions
         possible = min(chosen) >= 0 and max(chosen) < space.n
-    elif isinstance(space, spaces.MultiDiscrete):
-        possible = (actions >= 0).all() and (actions < space.nvec).all()
+    elif isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        counts = space.nvec if isinstance(space, spaces.MultiDiscrete) else 2
+        possible = (actions >= 0).all() and (actions < counts).all()
     else:
         possible = np.isfinite(actions).all()
     if not possible:
@@ -40,11 +41,28 @@ def checked_actions(space: gymnasium.Space[Any], actions: Array, batch_size: int
     return actions
 
 
+def bounded_actions(space: gymnasium.Space[Any], actions: Array) -> Array:
+    """The actions that run: checked ones, those of a Box clipped to its bounds."""
+    if not isinstance(space, spaces.Box):
+        return actions
+    low, high = _finite_bounds(space, actions.dtype)
+    return np.clip(actions, low, high)
+
+
 def environment_actions(space: gymnasium.Space[Any], actions: Array) -> list[Any]:
-    """What the step of each environment takes: int for Discrete, else its own array, clipped to a Box."""
+    """What the step of each environment takes: int for Discrete, else its own array, within the bounds of a Box."""
     if isinstance(space, spaces.Discrete):
         return (actions + space.start).tolist()  # type: ignore[no-any-return]
     if isinstance(space, spaces.MultiDiscrete):
-        return list((actions + space.start).astype(space.dtype))
-    assert isinstance(space, spaces.Box)
-    return list(np.clip(actions.astype(space.dtype), space.low, space.high))
+        actions = actions + space.start
+    cast = actions.astype(space.dtype)
+    if isinstance(space, spaces.Box):
+        cast = np.clip(cast, space.low, space.high)  # again: the cast may round over a bound
+    return [np.asarray(action) for action in cast]
+
+
+def _finite_bounds(space: spaces.Box, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """The bounds of a Box in another dtype, where those of a wider one may overflow."""
+    largest = np.finfo(dtype).max
+    low, high = (np.clip(bound, -largest, largest).astype(dtype) for bound in (space.low, space.high))
+    return low, high

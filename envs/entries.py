@@ -16,7 +16,7 @@ class Entry:
     reset: Array
     """(B,) bool, the observation is the first of its episode."""
     last_action: Array
-    """(B, *action shape), as the policy chose it; zeros at a reset."""
+    """(B, *action shape), as it ran: clipped to the bounds of a Box; zeros at a reset."""
     last_reward: Array
     """(B,) float32; zero at a reset."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import re
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -64,11 +65,13 @@ def make(env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | N
         for wrapper in wrappers:
             env = wrapper(env)
     except UnregisteredEnv:
-        raise EnvError(f"environment {env_id!r} is not registered{_suggestion(env_id)}") from None
+        raise EnvError(f"environment {env_id!r} is not registered{_suggestion(env_id)}{_module_hint(env_id)}") from None
     except EnvError as error:
         raise EnvError(f"environment {env_id!r}: {error}") from None
     except Exception as error:
-        raise EnvError(f"environment {env_id!r}: {type(error).__name__}: {error}{_origin(error)}") from None
+        raise EnvError(
+            f"environment {env_id!r}: {type(error).__name__}: {error}{_origin(error)}{_keyword_hint(error, arguments)}"
+        ) from None
     return env
 
 
@@ -133,6 +136,22 @@ def _suggestion(env_id: str) -> str:
     close = difflib.get_close_matches(name, known, n=3)
     prefix = f"{module}:" if module and module != "envs" else ""
     return f"; did you mean {', '.join(prefix + known[match] for match in close)}?" if close else ""
+
+
+def _module_hint(env_id: str) -> str:
+    """What registers an id must be imported in every process that makes it, not in the caller's alone."""
+    return "" if ":" in env_id else f"; an id that a module registers is written with it, as in module:{env_id}"
+
+
+def _keyword_hint(error: Exception, arguments: dict[str, Any]) -> str:
+    """What to do about an argument that the environment does not take."""
+    found = re.search(r"unexpected keyword argument '(\w+)'|takes no arguments", str(error))
+    if not (isinstance(error, TypeError) and found and arguments):
+        return ""
+    name = found[1] or [*arguments][-1]
+    if name == "render_mode":
+        return "; it gives no pictures, for which it would take a render_mode"
+    return f"; {name} is set in env.kwargs, perhaps for another environment: env.kwargs={{}} sets none"
 
 
 def _origin(error: Exception) -> str:

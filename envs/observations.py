@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.spaces import Array, count_from_zero, find_wrong, leaves, write
+from envs.spaces import Array, branches, check_keys, count_from_zero, find_wrong, leaves, write
 
 
 class Observations:
@@ -16,6 +16,7 @@ class Observations:
     def __init__(self, space: gymnasium.Space[Any], num_envs: int) -> None:
         self.num_envs = num_envs
         self.leaves = leaves(space)
+        self.branches = branches(space)
         self.plain = None if self.leaves[0].path else self.leaves[0]
 
     def empty(self) -> list[Array]:
@@ -39,6 +40,8 @@ class Observations:
             return
         for leaf, array in zip(self.leaves, batch, strict=True):
             write(leaf, array, i, observation)
+        for branch in self.branches:
+            check_keys(branch, observation)
 
     def write_nothing(self, i: int, batch: list[Array]) -> None:
         """Put into row `i` what a row shows that has no environment."""

@@ -1,11 +1,12 @@
 """Observations of nested Gymnasium spaces as flat lists of leaves, one batch array a leaf.
 
-A leaf is a Box, Discrete or MultiDiscrete space; Dict and Tuple nest them. Discrete and MultiDiscrete values
-are counted from 0 here, whatever the `start` of the space.
+A leaf is a Box, Discrete, MultiDiscrete or MultiBinary space; Dict and Tuple nest them. Discrete and MultiDiscrete
+values are counted from 0 here, whatever the `start` of the space; MultiBinary is a Box of zeros and ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ Array = NDArray[Any]
 BOUND_SLACK = 1e-5
 """By how much, relative to the bound, a float may leave its Box: environments compute in other precisions than they
 declare."""
+VALUE_LIMIT = 1e18
+"""Bound on the absolute value of an observed number: the square of more would leave float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,8 @@ class Leaf:
     high: Array | None
     """(shape), one above the highest value counted from 0; None for a Box."""
     bounds: tuple[Array, Array] | None = None
-    """(shape) each, the lowest and highest value of a Box, with some slack for rounding; None if every finite value of
-    the dtype is possible."""
+    """(shape) each, the lowest and highest value of a Box, with some slack for rounding; None if every value up to
+    VALUE_LIMIT is possible."""
 
     @property
     def nothing(self) -> Array:
@@ -49,8 +52,8 @@ class Leaf:
 
     @property
     def name(self) -> str:
-        """Its name in the observation of an entry, e.g. `observation['camera']`; `observation` if there is no nest."""
-        return "observation" + "".join(f"[{key!r}]" for key in self.path)
+        """Its name in the observation of an entry."""
+        return observation_name(self.path)
 
 
 def leaves(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> list[Leaf]:
@@ -65,39 +68,100 @@ def leaves(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> lis
             return [leaf for key, part in space.spaces.items() for leaf in leaves(part, (*path, key))]
         case spaces.Tuple():
             return [leaf for i, part in enumerate(space.spaces) for leaf in leaves(part, (*path, i))]
+        case spaces.MultiBinary():
+            return leaves(spaces.Box(0, 1, space.shape, np.int8), path)
+        case spaces.Box() if 0 in space.shape:
+            raise EnvError(f"{_place(path)} is a Box of shape {space.shape}, which holds no number")
         case spaces.Box():
             return [Leaf(path, space, space.shape, np.dtype(space.dtype), None, None, _bounds(space))]
         case spaces.Discrete() | spaces.MultiDiscrete():
             start = np.asarray(space.start, np.int64)
             high = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec, np.int64)
             return [Leaf(path, space, high.shape, np.dtype(np.int64), start if start.any() else None, high)]
-    where = "observation_space" + "".join(f"[{key!r}]" for key in path)
-    expected = "Box, Discrete, MultiDiscrete, Dict or Tuple"
-    raise EnvError(f"{where} is {type(space).__name__}, expected {expected}")
+    expected = "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
+    hint = "; FilterObservation of env.kwargs.wrappers leaves it out, a wrapper of your own makes numbers of it"
+    wrapper = hint if isinstance(space, spaces.Text) and path else ""
+    raise EnvError(f"{_place(path)} is {type(space).__name__}, expected {expected}{wrapper}")
+
+
+def _place(path: tuple[str | int, ...]) -> str:
+    return "observation_space" + "".join(f"[{key!r}]" for key in path)
 
 
 def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
     """Raise EnvError, naming the subspace and its type, unless an agent can observe and act in `env`.
 
-    Observations: Box, Discrete, MultiDiscrete, or Dict and Tuple of these, nested. Actions: Discrete,
-    MultiDiscrete or a Box of floats, bounded or not.
+    Observations: Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these, nested. Actions: Discrete,
+    MultiDiscrete, MultiBinary or a Box of floats, bounded or not.
     """
     if not leaves(env.observation_space):
         raise EnvError("observation_space is empty")
     action = env.action_space
-    if not isinstance(action, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
-        raise EnvError(f"action_space is {type(action).__name__}, expected Discrete, MultiDiscrete or Box")
+    if not isinstance(action, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box):
+        expected = "Discrete, MultiDiscrete, MultiBinary or Box"
+        raise EnvError(f"action_space is {type(action).__name__}, expected {expected}")
+    if 0 in (action.shape or ()):
+        raise EnvError(f"action_space is a {type(action).__name__} of shape {action.shape}, which holds no number")
     if isinstance(action, spaces.Box) and not np.issubdtype(np.dtype(action.dtype), np.floating):
         raise EnvError(f"action_space is a Box of {action.dtype}, expected a Box of floats")
 
 
-def write(leaf: Leaf, batch: Array, row: int, observation: Any) -> None:
-    """Put the leaf's part of one observation into `batch[row]`; ValueError if it does not fit."""
-    for key in leaf.path:
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One Dict or Tuple of an observation: where it is in the nest, and its keys or indices."""
+
+    path: tuple[str | int, ...]
+    keys: tuple[str | int, ...]
+
+
+def branches(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> list[Branch]:
+    """The Dict and Tuple spaces of an observation space, outermost first."""
+    match space:
+        case spaces.Dict():
+            parts: list[tuple[str | int, gymnasium.Space[Any]]] = [*space.spaces.items()]
+        case spaces.Tuple():
+            parts = [*enumerate(space.spaces)]
+        case _:
+            return []
+    inner = [branch for key, part in parts for branch in branches(part, (*path, key))]
+    return [Branch(path, tuple(key for key, _ in parts)), *inner]
+
+
+def check_keys(branch: Branch, observation: Any) -> None:
+    """Raise ValueError unless the branch of an observation that has all its leaves has no other entries."""
+    part = _at(branch.path, observation)
+    try:
+        count = len(part)
+    except TypeError:
+        raise ValueError(f"{observation_name(branch.path)} is {type(part).__name__}, expected Dict or Tuple") from None
+    if count == len(branch.keys):
+        return
+    extra = [key for key in part if key not in branch.keys] if isinstance(part, Mapping) else []
+    named = f": {', '.join(map(repr, extra))}" if extra else ""
+    raise ValueError(
+        f"{observation_name(branch.path)} has {count} entries, expected the {len(branch.keys)} of its space{named}"
+    )
+
+
+def observation_name(path: tuple[str | int, ...]) -> str:
+    """The name of a part of an observation, e.g. `observation['camera']`; `observation` is the whole."""
+    return "observation" + "".join(f"[{key!r}]" for key in path)
+
+
+def _at(path: tuple[str | int, ...], observation: Any) -> Any:
+    """The part of an observation at `path`; ValueError where there is none."""
+    for i, key in enumerate(path, 1):
         try:
             observation = observation[key]
         except (KeyError, IndexError, TypeError):
-            raise ValueError(f"{leaf.name} is missing") from None
+            raise ValueError(f"{observation_name(path[:i])} is missing") from None
+    return observation
+
+
+def write(leaf: Leaf, batch: Array, row: int, observation: Any) -> None:
+    """Put the leaf's part of one observation into `batch[row]`; ValueError if it does not fit."""
+    if leaf.path:
+        observation = _at(leaf.path, observation)
     if type(observation) is int and leaf.high is not None and leaf.high.ndim == 0:
         batch[row] = observation
         return
@@ -119,16 +183,18 @@ def _bounds(space: spaces.Box) -> tuple[Array, Array] | None:
     if dtype == np.bool_:
         return None
     if dtype.kind != "f":
+        low, high = space.low, space.high
         everything = np.iinfo(dtype)
-        unbounded = (space.low <= everything.min).all() and (space.high >= everything.max).all()
-        return None if unbounded else (space.low, space.high)
+        if everything.max > VALUE_LIMIT:
+            low, high = np.maximum(low, int(max(everything.min, -VALUE_LIMIT))), np.minimum(high, int(VALUE_LIMIT))
+        return None if (low <= everything.min).all() and (high >= everything.max).all() else (low, high)
     if not (np.isfinite(space.low).any() or np.isfinite(space.high).any()):
         return None
-    largest = np.finfo(dtype).max
-    low, high = (np.asarray(bound, np.float64).clip(-largest, largest) for bound in (space.low, space.high))
+    limit = min(float(np.finfo(dtype).max), VALUE_LIMIT)
+    low, high = (np.asarray(bound, np.float64).clip(-limit, limit) for bound in (space.low, space.high))
     low = low - BOUND_SLACK * np.maximum(1.0, abs(low))
     high = high + BOUND_SLACK * np.maximum(1.0, abs(high))
-    return low.clip(-largest, largest).astype(dtype), high.clip(-largest, largest).astype(dtype)
+    return low.clip(-limit, limit).astype(dtype), high.clip(-limit, limit).astype(dtype)
 
 
 def find_wrong(leaf: Leaf, batch: Array) -> tuple[int, str] | None:
@@ -141,10 +207,11 @@ def find_wrong(leaf: Leaf, batch: Array) -> tuple[int, str] | None:
         # Comparisons are False for NaN, and every bound of a float is finite.
         possible = (batch >= leaf.bounds[0]) & (batch <= leaf.bounds[1])
         assert isinstance(leaf.space, spaces.Box)
-        expected = f"finite values from {leaf.space.low.min():g} to {leaf.space.high.max():g}"
+        lowest, highest = max(leaf.space.low.min(), -VALUE_LIMIT), min(leaf.space.high.max(), VALUE_LIMIT)
+        expected = f"finite values from {lowest:g} to {highest:g}"
     elif batch.dtype.kind == "f":
-        possible = np.isfinite(batch)
-        expected = "finite values"
+        possible = abs(batch) <= VALUE_LIMIT
+        expected = f"finite values from {-VALUE_LIMIT:g} to {VALUE_LIMIT:g}"
     else:
         return None
     if possible.all():

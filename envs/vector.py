@@ -27,12 +27,14 @@ import gymnasium
 import numpy as np
 import torch
 
-from envs.actions import action_dtype, checked_actions, environment_actions
+from envs.actions import action_dtype, bounded_actions, checked_actions, environment_actions
+from envs.advice import advice
 from envs.entries import Entry, EpisodeStats, Fault, Transition
 from envs.episodes import REWARD_LIMIT, Row, checked_reward, episode_seed, episode_stats
 from envs.errors import EnvError, EnvFault
 from envs.observations import Observations
 from envs.spaces import Array, check_spaces
+from envs.vector_state import check_same
 
 REPLAY_LIMIT = 100_000
 """Steps of one episode beyond which its actions are no longer kept, so that it cannot be restored."""
@@ -45,7 +47,7 @@ class EnvVector:
 
     `first_row` is the index of the first row over all actors; it and `seed` decide the seed of every episode.
     Actions and Discrete or MultiDiscrete observations count from 0, see `envs.actions`; Box actions are
-    clipped for the environment alone.
+    clipped to their bounds.
 
     An environment faults if it raises, or returns what its spaces or Gymnasium do not allow. Then it alone is closed
     and made again, and its row starts the next episode. At its `max_faults`-th fault without a finished episode in
@@ -104,7 +106,7 @@ class EnvVector:
 
     def step(self, actions: Array) -> Transition:
         """Act in every row with `actions` (B, *action shape); the arrays of `entry` are new each time."""
-        actions = checked_actions(self.action_space, actions, self.num_envs)
+        actions = bounded_actions(self.action_space, checked_actions(self.action_space, actions, self.num_envs))
         moves = environment_actions(self.action_space, actions)
         log, width = actions.tobytes(), actions.nbytes // self.num_envs
         observation = self._observations.empty()
@@ -170,6 +172,10 @@ class EnvVector:
         """Rows that play no more."""
         return sum(self._is_retired(row) for row in self._rows)
 
+    def advice(self) -> list[str]:
+        """What the user should know of the environments, see `envs.advice`."""
+        return advice(self._envs[0])
+
     def close(self) -> None:
         """Close every environment, whatever one of them raises."""
         for env in self._envs:
@@ -209,7 +215,7 @@ class EnvVector:
         whose episode is longer than `REPLAY_LIMIT`; those start a new episode. Raises ValueError if `state`
         is of another vector.
         """
-        self._check_same(state)
+        check_same(state, self.state())
         saved = [tensor.numpy().copy() for tensor in state["observation"]]
         self.entry = Entry(
             self._observations.named(saved),
@@ -384,25 +390,3 @@ class EnvVector:
         row = self._rows[i]
         where = f"row {self.first_row + i}, episode {row.episode} (seed {row.seed}), step {row.length}"
         return EnvFault(f"environment of {where}: {what}")
-
-    def _check_same(self, state: dict[str, Any]) -> None:
-        """ValueError unless `state` was saved by a vector made with the same arguments and spaces."""
-        mine = {
-            "seed": self.seed,
-            "first_row": self.first_row,
-            "evaluation": self.evaluation,
-            "number of environments": self.num_envs,
-            "observation shapes": [(a.shape, str(a.dtype)) for a in self._arrays],
-            "action shape": self.entry.last_action.shape,
-        }
-        theirs = {
-            "seed": state["seed"],
-            "first_row": state["first_row"],
-            "evaluation": state["evaluation"],
-            "number of environments": len(state["rows"]),
-            "observation shapes": [(tuple(t.shape), str(t.numpy().dtype)) for t in state["observation"]],
-            "action shape": tuple(state["last_action"].shape),
-        }
-        for name, expected in mine.items():
-            if theirs[name] != expected:
-                raise ValueError(f"saved environments: {name} is {theirs[name]}, expected {expected}")

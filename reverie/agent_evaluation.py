@@ -11,6 +11,7 @@ import torch
 from agents.config import ExperimentConfig
 from agents.evaluation import evaluate as play
 from reverie.checkpoint import Checkpoint
+from reverie.progress import ProgressLine
 
 
 def evaluate(
@@ -21,11 +22,27 @@ def evaluate(
     seed: int,
     greedy: bool,
     video: Path | None,
+    num_envs: int | None,
+    max_steps: int,
     as_json: bool,
 ) -> None:
     """Play episodes with the weights of a checkpoint and print the result, with `as_json` as one JSON object."""
     torch.set_num_threads(config.train.num_threads)
-    result = play(config, checkpoint.weights, episodes, seed, greedy, video)
+    line = ProgressLine(episodes, 0, unit="episodes")
+    try:
+        result = play(
+            config,
+            checkpoint.weights,
+            episodes,
+            seed,
+            greedy,
+            video,
+            num_envs,
+            max_steps,
+            progress=lambda finished, steps: line.update(finished, {"steps": steps}),
+        )
+    finally:
+        line.close()
     if as_json:
         print(json.dumps({"run": str(run), "step": checkpoint.step, **dataclasses.asdict(result)}))
         return
@@ -35,3 +52,5 @@ def evaluate(
     if result.success_rate is not None:
         print(f"  success rate  {result.success_rate:.1%}")
     print(f"  mean length   {result.mean_length:.4g} steps")
+    if result.cut_episodes:
+        print(f"  cut           {result.cut_episodes} of the episodes, after {max_steps:,} steps (--max-steps)")

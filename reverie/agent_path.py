@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,7 +29,7 @@ class AgentPath(PathInterface[ExperimentConfig]):
     fingerprint = "rl"
     options: ClassVar = {
         "train": frozenset({"address", "changed_env"}),
-        "evaluate": frozenset({"episodes", "seed", "greedy", "video"}),
+        "evaluate": frozenset({"episodes", "seed", "greedy", "video", "envs", "max_steps"}),
     }
     curves: ClassVar = {
         "episode/return": Curve("mean episode return", "environment steps"),
@@ -59,16 +60,31 @@ class AgentPath(PathInterface[ExperimentConfig]):
 
         if address is not None and not config.agent.num_actors:
             raise UserError("--address: agent.num_actors is 0, so there are no actor processes to place")
-        return ImpalaTrainer(config, address), None
+        trainer = ImpalaTrainer(config, address)
+        for choice in trainer.learner.policy.encoder.choices:
+            print(choice, file=sys.stderr)
+        return trainer, None
 
     def evaluate(
         self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
     ) -> None:
+        from agents.evaluation import MAX_STEPS
         from reverie.agent_evaluation import evaluate
 
         ((_, config),) = variants  # agents take no overrides here
         episodes, seed = arguments.episodes or 100, arguments.seed or 0
-        evaluate(run, checkpoint, config, episodes, seed, arguments.greedy, arguments.video, arguments.json)
+        evaluate(
+            run,
+            checkpoint,
+            config,
+            episodes,
+            seed,
+            greedy=arguments.greedy,
+            video=arguments.video,
+            num_envs=arguments.envs,
+            max_steps=arguments.max_steps or MAX_STEPS,
+            as_json=arguments.json,
+        )
 
     def generate(
         self, run: Path, checkpoint: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace

@@ -54,6 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--seed", type=_seed, help="seed of the episodes (default 0)")
     group.add_argument("--greedy", action="store_true", help="take the likeliest action instead of sampling")
     group.add_argument("--video", type=_video, metavar="FILE", help="write the first episode as .gif or .mp4")
+    help_text = "environments played together (default as in an actor, agent.envs_per_actor)"
+    group.add_argument("--envs", type=_positive, metavar="N", help=help_text)
+    help_text = "steps after which an episode is cut, and counted as cut (default 100000)"
+    group.add_argument("--max-steps", type=_positive, metavar="N", help=help_text)
     group = command.add_argument_group("language models")
     help_text = "e.g. core.memory_length=64; commas give a row each: core.memory_length=64,128"
     group.add_argument("overrides", nargs="*", metavar="key=value", help=help_text)

@@ -15,10 +15,13 @@ PLAIN_INTERVAL = 10.0
 
 
 class ProgressLine:
-    """Steps, rate, time left and a metric or two: a live line on a terminal, otherwise a line every few seconds."""
+    """Steps, rate, time left and a metric or two: a live line on a terminal, otherwise a line every few seconds.
 
-    def __init__(self, total_steps: int, start_step: int, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+    `unit` is what is counted.
+    """
+
+    def __init__(self, total_steps: int, start_step: int, stream: TextIO | None = None, unit: str = "steps") -> None:
+        self._stream, self._unit = stream or sys.stderr, unit
         self._total, self._first = total_steps, start_step
         self._started = time.monotonic()
         self._next_line = 0.0
@@ -35,7 +38,7 @@ class ProgressLine:
 
     def update(self, step: int, headline: Mapping[str, float], last: bool = False) -> None:
         rate = self.rate(step)
-        text = f"{step:,} / {self._total:,} steps  {rate:,.0f} steps/s"
+        text = f"{step:,} / {self._total:,} {self._unit}  {rate:,.{0 if rate >= 10 else 2}f} {self._unit}/s"
         if rate > 0 and not last:
             text += f"  {_duration((self._total - step) / rate)} left"
         text += "".join(f"  {word} {value:.3g}" for word, value in headline.items())

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,8 +219,14 @@ def _is_of(difference: str, section: str) -> bool:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that collects STOP_SIGNALS instead of ending the process; the second signal ends it at once."""
+    """A list that collects STOP_SIGNALS instead of ending the process; the second signal ends it at once.
+
+    In a thread, which gets no signals, the list stays empty.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     def note(number: int, frame: FrameType | None) -> None:
         if received:

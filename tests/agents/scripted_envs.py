@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -69,7 +70,40 @@ class Faulty(RandomEpisodes):
         return super().step(action)
 
 
-TASKS = {"ConstantReward-v0": ConstantReward, "RandomEpisodes-v0": RandomEpisodes, "Faulty-v0": Faulty}
+class Single(RandomEpisodes):
+    """A simulator of which a process can hold one."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+    open_now: ClassVar[list[gym.Env[Any, Any]]] = []
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        if self.open_now:
+            raise RuntimeError("one simulator a process")
+        self.render_mode = render_mode
+        self.open_now.append(self)
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        return np.zeros((16, 16, 3), np.uint8)
+
+    def close(self) -> None:
+        self.open_now.clear()
+
+
+class GlobalDice(RandomEpisodes):
+    """Draws from the global generators of Python and numpy; an episode's last info has a number."""
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, _ = super().step(action)
+        return observation, random.random() + np.random.rand(), terminated, truncated, {"laps": 3}  # noqa: NPY002
+
+
+TASKS = {
+    "GlobalDice-v0": GlobalDice,
+    "ConstantReward-v0": ConstantReward,
+    "RandomEpisodes-v0": RandomEpisodes,
+    "Faulty-v0": Faulty,
+    "Single-v0": Single,
+}
 for name, entry_point in TASKS.items():
     if name not in gym.registry:
         gym.register(name, entry_point=entry_point, disable_env_checker=True, order_enforce=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agents.actor_pool import ActorPool
-from agents.cluster import LOCAL
+from agents.cluster import LOCAL, start_ray
 from agents.config import ExperimentConfig
 from agents.trainer import ImpalaTrainer
 from tests.agents.processes import actor_pids, parent
@@ -64,6 +65,42 @@ def test_a_run_goes_on_when_a_node_dies(cluster: Any, make_config: MakeConfig) -
         assert ray.is_initialized()
     finally:
         trainer.close()
+
+
+def test_a_file_of_a_librarys_name_where_the_run_was_started_is_not_imported_by_actors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_config: MakeConfig
+) -> None:
+    for module in ("agents", "torch"):
+        (tmp_path / f"{module}.py").write_text("raise RuntimeError('not the library')")
+    (tmp_path / "my_maze.py").write_text("from tests.agents.scripted_envs import RandomEpisodes")
+    monkeypatch.chdir(tmp_path)
+    trainer = ImpalaTrainer(make_config("my_maze:RandomEpisodes", num_actors=1))
+    try:
+        trainer.update()
+    finally:
+        trainer.close()
+
+
+def test_a_home_folder_that_cannot_be_written_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refuse(**options: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/.ray")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr("agents.cluster.is_joined", lambda: False)
+    with pytest.raises(TrainingError, match=r"'/\.ray'.*set HOME to a folder that can be written"):
+        start_ray(1)
+
+
+@pytest.mark.parametrize("num_actors", [0, 1])
+def test_statistics_kept_in_a_wrapper_are_warned_of_before_training(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture, num_actors: int
+) -> None:
+    wrappers = {"wrappers": [{"NormalizeObservation": {}}, {"NormalizeReward": {}}]}
+    ImpalaTrainer(make_config(RANDOM_EPISODES, env_kwargs=wrappers, num_actors=num_actors)).close()
+    assert "use agent.normalize_observations=true in its place" in caplog.text
+    assert "use agent.reward_scale in its place" in caplog.text
 
 
 def test_unrolls_too_large_for_the_object_store_are_refused_with_the_size(

@@ -69,6 +69,82 @@ def test_box_agrees_with_torch_in_units_of_the_space(low: float, high: float) ->
     torch.testing.assert_close(draws.std(0), oracle.stddev[0], rtol=0.05, atol=0.01)
 
 
+@pytest.mark.parametrize("log_std", [-7.0, -5.0, 2.0, 3.0])
+def test_the_bound_of_the_standard_deviation_lets_it_come_back_and_go_no_further(log_std: float) -> None:
+    distribution = action_distribution(gym.spaces.Box(-1, 1, (1,)))
+    parameters = torch.tensor([[0.0, log_std]], requires_grad=True)
+    for loss, is_inward in (
+        (distribution.entropy(parameters), log_std >= 2),
+        (-distribution.entropy(parameters), log_std <= -5),
+    ):
+        (gradient,) = torch.autograd.grad(loss.sum(), parameters)
+        assert bool(gradient[0, 1]) == is_inward
+
+
+def test_a_standard_deviation_beyond_its_bound_is_learned_back() -> None:
+    """A narrow reward draws the mean and the deviation in, whatever one step has done to them."""
+    distribution = action_distribution(gym.spaces.Box(-1, 1, (1,)))
+    parameters = torch.tensor([0.9, 2.5], requires_grad=True)
+    optimizer = torch.optim.Adam([parameters], lr=0.05)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        with torch.no_grad():
+            action, _ = distribution.sample_with_log_prob(parameters.expand(512, 2), generator)
+        reward = torch.exp(-((action[:, 0] - 0.9) ** 2) / 0.3**2)
+        loss = -(distribution.log_prob(parameters.expand(512, 2), action) * (reward - reward.mean())).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert distribution.entropy(parameters) < 0.5  # 3.42 at the bound
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "centre", "scale"),
+    [
+        (-np.finfo(np.float32).max, np.finfo(np.float32).max, 0.0, 1.0),
+        (10.0, np.inf, 11.0, 1.0),
+        (-np.inf, -10.0, -11.0, 1.0),
+        (-10.0, np.inf, 0.0, 1.0),
+        (0.0, np.finfo(np.float32).max, 1.0, 1.0),
+        (0.0, 1e10, 5e9, 5e9),
+        (2.0, 2.0, 2.0, 1e-8),
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (2, 1)])
+def test_actions_of_any_bounds_and_shape_are_drawn_where_they_are_possible(
+    low: float, high: float, centre: float, scale: float, shape: tuple[int, ...]
+) -> None:
+    distribution = action_distribution(gym.spaces.Box(low, high, shape))
+    parameters = torch.zeros(1000, distribution.num_parameters, requires_grad=True)
+    assert distribution.mode(parameters).shape == (1000, *shape)
+    torch.testing.assert_close(distribution.mode(parameters), torch.full((1000, *shape), centre))
+    action, log_prob = distribution.sample_with_log_prob(parameters, torch.Generator().manual_seed(0))
+    assert action.shape == (1000, *shape)
+    if scale >= 1:
+        torch.testing.assert_close(action.std(), torch.tensor(scale), rtol=0.1, atol=0)
+    (log_prob.sum() + distribution.entropy(parameters).sum() + distribution.features(action).sum()).backward()
+    assert torch.isfinite(log_prob).all()
+    assert torch.isfinite(parameters.grad).all()
+
+
+def test_multidiscrete_of_two_axes_and_multibinary_are_products() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for space, flat in (
+        (gym.spaces.MultiDiscrete([[3, 2], [4, 2]]), gym.spaces.MultiDiscrete([3, 2, 4, 2])),
+        (gym.spaces.MultiBinary((2, 3)), gym.spaces.MultiDiscrete([2] * 6)),
+    ):
+        distribution, plain = action_distribution(space), action_distribution(flat)
+        assert distribution.num_parameters == plain.num_parameters
+        parameters = torch.randn(5, 7, plain.num_parameters, generator=generator)
+        action, log_prob = distribution.sample_with_log_prob(parameters, torch.Generator().manual_seed(1))
+        expected, expected_log_prob = plain.sample_with_log_prob(parameters, torch.Generator().manual_seed(1))
+        assert action.shape == (5, 7, *space.shape)
+        assert torch.equal(action.flatten(2), expected)
+        assert torch.equal(distribution.mode(parameters).flatten(2), plain.mode(parameters))
+        assert torch.equal(log_prob, expected_log_prob)
+        assert torch.equal(distribution.features(action), plain.features(expected))
+
+
 def test_an_action_space_without_a_distribution_is_named() -> None:
     with pytest.raises(ValueError, match=r"action space .*Text.*expected Discrete"):
         action_distribution(gym.spaces.Text(5))

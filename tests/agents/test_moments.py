@@ -43,6 +43,23 @@ def test_a_constant_input_vanishes_and_before_any_input_nothing_changes() -> Non
     assert torch.equal(moments(x), torch.tensor([[0.0, -1.0], [0.0, 1.0]]))
 
 
+def test_small_inputs_and_small_differences_of_large_ones_are_brought_to_variance_1() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1000, 3, generator=generator, dtype=torch.float64)
+    x = torch.tensor([0.0, 1.0, 1e6]) + torch.tensor([1e-4, 1e-4, 1e-4]) * noise
+    moments = RunningMoments((3,))
+    moments.update(x)
+    torch.testing.assert_close(moments(x).std(0), torch.ones(3, dtype=torch.float64), rtol=0.01, atol=0)
+
+
+def test_the_rounding_of_a_constant_is_not_brought_to_variance_1() -> None:
+    x = (0.1 + torch.tensor([[0.0], [7e-9]])).repeat(50, 1)
+    moments = RunningMoments((1,))
+    moments.update(x)
+    assert x.unique().numel() == 2
+    assert moments(x).abs().max() < 0.5
+
+
 def test_images_are_normalised_by_pixel_and_choices_are_not() -> None:
     space = spaces.Dict({"image": spaces.Box(0, 1, (7, 7, 3)), "choice": spaces.Discrete(4)})
     encoder = ObservationEncoder(space, 8, normalize=True)

@@ -52,6 +52,13 @@ def test_seeds_differ(make_config: MakeConfig) -> None:
     assert run(one, 2) != run(two, 2)
 
 
+def test_global_generators_are_seeded_and_numbers_of_the_last_info_are_curves(make_config: MakeConfig) -> None:
+    config = make_config("tests.agents.scripted_envs:GlobalDice-v0")
+    metrics = [run(ImpalaTrainer(config), 8) for _ in range(2)]
+    assert metrics[0] == metrics[1]
+    assert metrics[0][-1]["episode_info/laps"] == 3
+
+
 def test_counts_transitions_not_bootstrap_entries(make_config: MakeConfig) -> None:
     trainer = ImpalaTrainer(make_config(RANDOM_EPISODES, unroll_length=50))
     trainer.update()

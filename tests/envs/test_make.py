@@ -63,7 +63,9 @@ def test_a_named_module_is_imported(user_module: Any) -> None:
         ("", {}, ["''"]),
         ("../../etc", {}, ["'../../etc'"]),
         ("a:b:c-v0", {}, ["'a:b:c-v0'"]),
-        ("envs:TMaze-v0", {"lenght": 3}, ["'envs:TMaze-v0'", "lenght"]),
+        ("envs:TMaze-v0", {"lenght": 3}, ["'envs:TMaze-v0'", "lenght", "env.kwargs={} sets none"]),
+        ("CartPole-v1", {"length": 3}, ["length is set in env.kwargs, perhaps for another environment"]),
+        ("Labyrinth-v0", {}, ["written with it, as in module:Labyrinth-v0"]),
         ("envs:TMaze-v0", {"length": "long"}, ["'envs:TMaze-v0'"]),
     ],
     ids=str,
@@ -111,9 +113,19 @@ BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
 
 @pytest.mark.parametrize(
-    "observation", [BOX, spaces.Discrete(2), spaces.Dict({"a": spaces.Tuple((BOX, BOX))})], ids=str
+    "observation",
+    [
+        BOX,
+        spaces.Box(-1, 1, ()),
+        spaces.Discrete(2),
+        spaces.MultiBinary(3),
+        spaces.Dict({"a": spaces.Tuple((BOX, BOX))}),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("action", [spaces.Discrete(2), spaces.MultiDiscrete([2, 3]), BOX], ids=str)
+@pytest.mark.parametrize(
+    "action", [spaces.Discrete(2), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3), BOX], ids=str
+)
 def test_usable_spaces_pass(observation: Any, action: Any) -> None:
     envs.check_spaces(Spaces(observation, action))
 
@@ -127,9 +139,17 @@ def test_usable_spaces_pass(observation: Any, action: Any) -> None:
             BOX,
             r"observation_space\['a'\]\[1\] is Text",
         ),
+        (
+            spaces.Dict({"mission": spaces.Text(5)}),
+            BOX,
+            "is Text, .*FilterObservation of env.kwargs.wrappers leaves it out",
+        ),
         (spaces.Sequence(BOX), BOX, "observation_space is Sequence"),
         (spaces.Dict({}), BOX, "observation_space is empty"),
-        (BOX, spaces.MultiBinary(2), "action_space is MultiBinary, expected Discrete"),
+        (BOX, spaces.Text(5), "action_space is Text, expected Discrete"),
+        (spaces.Box(0, 1, (0,)), BOX, r"observation_space is a Box of shape \(0,\), which holds no number"),
+        (spaces.Dict({"a": spaces.Box(0, 1, (3, 0))}), BOX, r"observation_space\['a'\] is a Box of shape \(3, 0\)"),
+        (BOX, spaces.Box(0, 1, (0,)), r"action_space is a Box of shape \(0,\), which holds no number"),
         (BOX, spaces.Dict({"a": BOX}), "action_space is Dict"),
         (BOX, spaces.Box(0, 3, (2,), np.int32), "action_space is a Box of int32"),
         (None, BOX, "observation_space is NoneType"),

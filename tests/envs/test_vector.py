@@ -26,8 +26,10 @@ NEST = spaces.Dict(
         "picture": spaces.Box(0, 255, (4, 4, 3), np.uint8),
     }
 )
-OBSERVATIONS = [BOX, spaces.Discrete(4), spaces.Discrete(5, start=10), spaces.MultiDiscrete([3, 2]), NEST]
-ACTIONS = [spaces.Discrete(3), spaces.Discrete(2, start=5), spaces.MultiDiscrete([2, 3]), BOX]
+NUMBER = spaces.Box(-1.0, 1.0, (), np.float64)
+BITS = spaces.MultiBinary((2, 3))
+OBSERVATIONS = [BOX, NUMBER, BITS, spaces.Discrete(4), spaces.Discrete(5, start=10), spaces.MultiDiscrete([3, 2]), NEST]
+ACTIONS = [spaces.Discrete(3), spaces.Discrete(2, start=5), spaces.MultiDiscrete([[2, 3], [4, 2]]), BOX, NUMBER, BITS]
 
 
 def sample_actions(vector: envs.EnvVector, rng: np.random.Generator) -> Any:
@@ -36,7 +38,9 @@ def sample_actions(vector: envs.EnvVector, rng: np.random.Generator) -> Any:
         case spaces.Discrete():
             return rng.integers(0, space.n, vector.num_envs)
         case spaces.MultiDiscrete():
-            return rng.integers(0, space.nvec, (vector.num_envs, len(space.nvec)))
+            return rng.integers(0, space.nvec, (vector.num_envs, *space.nvec.shape))
+        case spaces.MultiBinary():
+            return rng.integers(0, 2, (vector.num_envs, *space.shape))
     return rng.normal(size=(vector.num_envs, *(space.shape or ()))).astype(np.float32)
 
 
@@ -183,7 +187,8 @@ def test_observations_nest_as_their_space_and_count_from_zero(observation: Any, 
         actions = sample_actions(vector, rng)
         vector.step(actions)
         going = ~vector.entry.reset
-        np.testing.assert_array_equal(vector.entry.last_action[going], actions[going])
+        ran = np.clip(actions, action.low, action.high) if isinstance(action, spaces.Box) else actions
+        np.testing.assert_array_equal(vector.entry.last_action[going], ran[going])
         assert not vector.entry.last_action[~going].any()
 
 
@@ -195,7 +200,7 @@ class Recording(Drifting):
         return super().step(action)
 
 
-def test_actions_are_clipped_and_shifted_for_the_environment_alone() -> None:
+def test_actions_are_clipped_and_shifted_and_the_last_action_is_the_one_that_ran() -> None:
     made: list[Recording] = []
 
     def vector(action_space: spaces.Space[Any]) -> envs.EnvVector:
@@ -206,7 +211,22 @@ def test_actions_are_clipped_and_shifted_for_the_environment_alone() -> None:
     box = vector(spaces.Box(-1.0, 0.5, (2,), np.float32))
     box.step(np.array([[3.0, -0.25]], np.float32))
     np.testing.assert_array_equal(made[-1].got, np.array([0.5, -0.25], np.float32))
-    np.testing.assert_array_equal(box.entry.last_action, [[3.0, -0.25]])
+    np.testing.assert_array_equal(box.entry.last_action, [[0.5, -0.25]])
+    number = vector(spaces.Box(0.1, 0.7, (), np.float64))
+    number.step(np.array([3.0], np.float32))
+    assert made[-1].got.shape == ()
+    assert made[-1].got == number.entry.last_action[0]
+    assert made[-1].got in number.action_space
+    wide = vector(spaces.Box(-np.finfo(np.float64).max, np.finfo(np.float64).max, (1,), np.float64))
+    wide.step(np.array([[3.0]], np.float32))
+    np.testing.assert_array_equal(made[-1].got, [3.0])
+    bits = vector(spaces.MultiBinary((2, 2)))
+    bits.step(np.array([[[0, 1], [1, 1]]]))
+    assert made[-1].got in bits.action_space
+    table = vector(spaces.MultiDiscrete([[3, 2], [4, 2]], start=[[1, 0], [0, 0]]))
+    table.step(np.array([[[2, 0], [3, 1]]]))
+    np.testing.assert_array_equal(made[-1].got, [[3, 0], [3, 1]])
+    assert made[-1].got in table.action_space
     unbounded = vector(spaces.Box(-np.inf, np.inf, (2,), np.float32))
     unbounded.step(np.array([[300.0, -0.25]], np.float32))
     np.testing.assert_array_equal(made[-1].got, np.array([300.0, -0.25], np.float32))

@@ -83,6 +83,13 @@ def test_rewards_of_any_number_type_are_taken(reward: Any) -> None:
         (spaces.Dict({"a": spaces.Discrete(2), "b": BOX}), {"a": 0}, r"observation\['b'\] is missing"),
         (spaces.Tuple((BOX, BOX)), (np.zeros(3, np.float32),), r"observation\[1\] is missing"),
         (spaces.Dict({"a": BOX}), 3, r"observation\['a'\] is missing"),
+        (
+            spaces.Dict({"a": spaces.Dict({"b": BOX})}),
+            {"a": {"b": np.zeros(3, np.float32), "goal": 1}},
+            r"observation\['a'\] has 2 entries, expected the 1 of its space: 'goal'",
+        ),
+        (spaces.Tuple((BOX,)), (np.zeros(3, np.float32), 1), "observation has 2 entries, expected the 1 of its space$"),
+        (spaces.MultiBinary(2), np.array([0, 2], np.int8), "has 2, expected finite values from 0 to 1"),
     ],
     ids=str,
 )
@@ -301,9 +308,13 @@ def test_memory_that_runs_out_is_no_fault_of_one_environment() -> None:
     ("space", "inside", "outside"),
     [
         (spaces.Box(-1.0, 1.0, (2,), np.float32), [1.000005, -1.0], [1.001, 0.0]),
-        (spaces.Box(np.array([0, -np.inf], np.float32), np.inf, (2,), np.float32), [0.0, -1e30], [-0.1, 0.0]),
+        (spaces.Box(np.array([0, -np.inf], np.float32), np.inf, (2,), np.float32), [0.0, -1e17], [-0.1, 0.0]),
         (spaces.Box(0, 200, (2,), np.uint8), [0, 200], [0, 201]),
-        (spaces.Box(-3.4e38, 3.4e38, (2,), np.float32), [3.4e38, 0.0], [np.inf, 0.0]),
+        (spaces.Box(-3.4e38, 3.4e38, (2,), np.float32), [1e18, 0.0], [np.inf, 0.0]),
+        (spaces.Box(-3.4e38, 3.4e38, (2,), np.float32), [0.0, 0.0], [1e30, 0.0]),
+        (spaces.Box(-np.inf, np.inf, (2,), np.float64), [0.0, -1e17], [1e300, 0.0]),
+        (spaces.Box(-np.inf, np.inf, (2,), np.int64), [0, 10**17], [0, -2 * 10**18]),
+        (spaces.Box(0, 2**64 - 1, (2,), np.uint64), [0, 10**17], [0, 2 * 10**18]),
     ],
     ids=str,
 )

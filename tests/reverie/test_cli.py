@@ -35,6 +35,7 @@ def test_a_run_is_trained_resumed_evaluated_and_reported(experiment, capsys):
     assert main(["train", experiment, "--resume", "train.total_steps=128"]) == 0
     error = capsys.readouterr().err
     assert "resumed from" in error
+    assert "observation: vector of 4, unscaled" in error
     assert "128 / 128 steps" in error
     assert main(["evaluate", "runs/tiny", "--episodes", "3", "--json", "--seed", "5"]) == 0
     result = json.loads(capsys.readouterr().out)

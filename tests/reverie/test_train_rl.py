@@ -7,12 +7,15 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import gymnasium
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import envs
 from reverie import checkpoint
 from reverie.cli import main
 from tests.equality import same
@@ -93,6 +96,45 @@ def test_evaluate_and_report(tmp_path: Path, config: Path, capsys: pytest.Captur
     assert main(["evaluate", run, "--episodes", "40", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == evaluation
 
+    assert main(["evaluate", run, "--episodes", "5", "--envs", "2", "--max-steps", "2", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["cut_episodes"] == 5
+    assert "/ 5 episodes" in printed.err
+    assert main(["evaluate", run, "--video", str(tmp_path / "absent" / "first.gif")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
     picture = tmp_path / "curves.png"
     assert main(["report", run, str(tmp_path / "s2"), "--output", str(picture)]) == 0
     assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_thread_can_train(config: Path, tmp_path: Path) -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main(["train", str(config), f"run.root={tmp_path}"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+@pytest.mark.parametrize(
+    ("override", "num_actors", "message"),
+    [
+        ("agent.encoder=deep", 0, "encoder: deep: expected an image in the observation space"),
+        ("env.id=tests.reverie.test_train_rl:make_empty", 0, "observation_space is a Box of shape (0,)"),
+        ("env.id=tests.reverie.test_train_rl:make_empty", 1, "observation_space is a Box of shape (0,)"),
+    ],
+)
+def test_observations_that_do_not_fit_are_one_message(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, num_actors: int, message: str
+) -> None:
+    kwargs = "env.kwargs={}" if "env.id" in override else "env.kwargs={length: 3}"
+    words = [override, kwargs, f"agent.num_actors={num_actors}", f"run.root={tmp_path}"]
+    assert main(["train", str(config), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def make_empty() -> gymnasium.Env:
+    """An environment that shows nothing."""
+    env = envs.make("CartPole-v1")
+    env.observation_space = gymnasium.spaces.Box(0, 1, (0,))
+    return env
