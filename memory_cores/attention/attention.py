@@ -103,7 +103,9 @@ class Attention(nn.Module):
         if isinstance(positions, RelativePositions):
             terms = self.relative_terms(positions)
         elif isinstance(positions, RotaryPositions):
-            query, key = rotate(query, *positions.queries), rotate(key, *positions.keys)
+            # Turned row by row, so that they lie in memory as the fused kernels read them.
+            query = rotate(query.transpose(0, 1), *positions.queries).transpose(0, 1)
+            key = rotate(key.transpose(0, 1), *positions.keys).transpose(0, 1)
         attended = []
         for view in views:
             asking, keys, values = take(query, view.queries), take(key, view.keys), take(value, view.keys)

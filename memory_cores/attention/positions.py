@@ -56,7 +56,7 @@ class RotaryPositions(NamedTuple):
 
     def at(self, steps: Tensor) -> RotaryPositions:
         """The positions for the queries of the steps (B, S) alone."""
-        cosine, sine = (table[steps] for table in self.queries)  # (B, S, W / 2)
+        cosine, sine = (table[steps][:, None] for table in self.queries)  # (B, 1, S, W / 2)
         return self._replace(queries=(cosine, sine))
 
 
