@@ -29,7 +29,7 @@ class WaveNetOptions(CoreOptions):
     kernel_size: int = 2
     """Taps of each layer: its inputs at the present and earlier steps, one dilation apart. 2 in the paper."""
     d_skip: int | None = None
-    """Channels between the skip connections and the output; null is d_model. The paper's text-to-speech takes more."""
+    """Channels between the skip connections and the output; null is d_model. More let the output hold more."""
 
     def problems(self, d_model: int) -> list[str]:
         problems = super().problems(d_model)

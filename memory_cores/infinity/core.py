@@ -33,7 +33,7 @@ def condition_problems(ridge: float, condition: float) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class InfinityOptions(AttentionOptions):
-    """The options of `Infinity`; sections and equations are those of the paper."""
+    """The options of `Infinity`, by the paper and its authors' code."""
 
     num_layers: int = 2
     """Stacked blocks, each with a short-term and a long-term memory of its own."""
@@ -42,28 +42,28 @@ class InfinityOptions(AttentionOptions):
     lengths must be multiples of it."""
     num_basis: int = 128
     """Gaussian basis functions J of the signal (N of the paper), half of them at each width; an even number. More of
-    them hold finer detail at more cost. The paper's language models take 512 to 1,024."""
+    them hold finer detail at more cost. The authors' sorting task takes 512."""
     narrow_width: float = 0.01
     """Standard deviation of the narrower half of the basis functions, of a signal on [0, 1]; from the authors' code."""
     wide_width: float = 0.05
     """Standard deviation of the wider half. It should be at least about the distance between centres, 2 / num_basis:
     narrower functions leave gaps."""
     tau: float = 0.75
-    """Share of [0, 1] into which the old signal is squeezed at each refit (equation 10). A higher share keeps more of
-    the old and leaves less room for the new; 0.9 holds a single cue longer."""
+    """Share of [0, 1] into which the old signal is squeezed at each refit; the authors' code has 0.75 for sorting, 0.5
+    for GPT-2. A higher share keeps more of the old and leaves less room for the new; 0.9 holds a single cue longer."""
     ridge: float = 1.0
-    """Penalty of the ridge regression (equation 7). A lower one fits more closely, until the regression is
-    ill-conditioned."""
+    """Penalty of the ridge regression; the authors' code has 1 for sorting, 0.5 for GPT-2. A lower one fits more
+    closely, until the regression is ill-conditioned."""
     num_samples: int = 512
-    """Points P at which the old signal is sampled at a refit (M of the paper, section 3.3); they cost little."""
+    """Points P at which the old signal is sampled at a refit (M of the authors' code, 512 there)."""
     sticky: bool = False
-    """Whether the old signal is sampled most densely where the queries since the last refit attended most (section
-    3.4), so that what is used is kept. Helps in long streams of which only a small part matters."""
+    """Whether the old signal is sampled most densely where the queries since the last refit attended most, so
+    that what is used is kept. Helps in long streams of which only a small part matters."""
     mask: bool = False
     """Whether the steps that enter the long-term memory pass a learned gate; an option of the authors' code."""
     kl_weight: float = 1e-6
-    """Weight of the loss that keeps the attention densities near N(mu0, sigma0^2) (section 3.2, equation 13); 0 for
-    none."""
+    """Weight of the loss that keeps the attention densities near N(mu0, sigma0^2); 0 for none. The authors'
+    code has 1e-6."""
     sigma0: float = 0.05
     """Standard deviation of that density. A larger one lets queries attend more widely."""
     mu0: float | None = None

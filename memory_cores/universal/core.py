@@ -50,7 +50,7 @@ class UniversalOptions(AttentionOptions, HaltingOptions):
     convolution_width: int = 3
     """Taps of the convolution: the steps that it sees, its own included. Has no effect on an MLP."""
     depth_signal: DepthSignal = "sinusoid"
-    """What tells depth steps apart: sinusoids of the depth step's number (section 2.1, equation 3), or learned vectors,
+    """What tells depth steps apart: sinusoids of the depth step's number (section 2.1), or learned vectors,
     with which max_ponder_steps cannot be changed after training."""
 
     def problems(self, d_model: int) -> list[str]:

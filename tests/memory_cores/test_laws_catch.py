@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from memory_cores import CoreOptions, CoreOutput, MemoryCore, State, Stream
+from memory_cores.core import ForwardStream
 from memory_cores.testing import (
     LAWS,
     Case,
@@ -44,25 +45,6 @@ class Sound(MemoryCore):
             outputs.append(h)
         return CoreOutput(torch.stack(outputs, dim=1), {"h": h.detach()}, {}, {})
 
-    def stream(self, batch_size: int) -> Stream:
-        return SoundStream(self, batch_size)
-
-
-class SoundStream(Stream):
-    def __init__(self, core: MemoryCore, batch_size: int) -> None:
-        self.core = core
-        self.load(core.initial_state(batch_size))
-
-    def step(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
-        y, self.now, _, _ = self.core(x[:, None], self.now, None if reset is None else reset[:, None])
-        return y[:, 0]
-
-    def state(self) -> State:
-        return self.now
-
-    def load(self, state: State) -> None:
-        self.now = state
-
 
 class LeaksTheFuture(Sound):
     def forward(self, x: Tensor, state: State, reset: Tensor | None = None) -> CoreOutput:
@@ -88,7 +70,7 @@ class DropsTheCacheOnStep(Sound):
         return ForgetfulStream(self, batch_size)
 
 
-class ForgetfulStream(SoundStream):
+class ForgetfulStream(ForwardStream):
     def step(self, x: Tensor, reset: Tensor | None = None) -> Tensor:
         self.load(self.core.initial_state(x.shape[0]))
         return super().step(x, reset)
