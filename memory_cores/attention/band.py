@@ -114,7 +114,7 @@ class _BandAttention(torch.autograd.Function):
                 contexts.put(tile, torch.bmm(weights.to(value.dtype), values.of(tile)))
                 log_sums.put(tile, highest - weights.amax(dim=-1, keepdim=True).log())
         context, log_sum = contexts.whole(), log_sums.whole()[..., 0]
-        sees_none = first > last
+        sees_none = log_sum <= UNSEEN / 2
         context.masked_fill_(sees_none[..., None], 0.0)
         log_sum.masked_fill_(sees_none, UNSEEN)
         ctx.chunks, ctx.others = chunks, others
@@ -126,7 +126,7 @@ class _BandAttention(torch.autograd.Function):
         query, key, value, first, last, context, log_sum = ctx.saved_tensors
         chunks, (d_context, d_log_sum) = ctx.chunks, gradients
         offset = (d_context * context).sum(dim=-1, dtype=log_sum.dtype) - d_log_sum
-        log_sum = log_sum.masked_fill(first > last, -UNSEEN)
+        log_sum = log_sum.masked_fill(log_sum <= UNSEEN / 2, -UNSEEN)
         with torch.autocast(query.device.type, enabled=False):
             queries, keys, values = _Queries(query, chunks), _Keys(key, chunks, query), _Keys(value, chunks, query)
             d_contexts = _Queries(d_context.contiguous(), chunks)
