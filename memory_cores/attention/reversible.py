@@ -48,7 +48,7 @@ def run_reversible(call: ReversibleCall, x: Tensor) -> tuple[Tensor, list[Tensor
 
 
 def forward_through(call: ReversibleCall, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """`run_reversible`, with the gradient of autograd, which keeps what every sublayer computed."""
+    """`run_reversible` of x (B, T, D) with the gradient of autograd, which keeps what every sublayer computed."""
     first, second, inputs = _streams_after(call, x, None)
     return (first + second) / 2, inputs
 
