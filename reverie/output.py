@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,22 @@ def lossy_output(*names: str) -> Iterator[None]:
                 stack.callback(setattr, sys, name, getattr(sys, name))
                 setattr(sys, name, cast(TextIO, LossyStream(own)))
         yield
+
+
+def printable(text: str) -> str:
+    """Text with escapes for what could steer a terminal, or turn its lines round: all but letters, tabs and new lines.
+
+    >>> print(printable("a \x1b[31m key"))
+    a \\x1b[31m key
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats records of the log, of which parts may come from a file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def escape_unknown_characters(stream: TextIO | None) -> None:
