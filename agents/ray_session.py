@@ -25,7 +25,7 @@ MAX_PLACE = 30
 PLACES = ("/tmp", "/var/tmp")
 """Where private folders are made if the path of TMPDIR is longer."""
 PREFIX = "reverie-"
-OPEN_FILES, OPEN_FILES_OF_PROCESS = 256, 16
+OPEN_FILES, OPEN_FILES_OF_PROCESS = 128, 8
 """Files that Ray has open in its busiest process, and those that each process on it adds there."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -89,8 +89,8 @@ def require_open_files(num_processes: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise TrainingError(
-            f"{hard} files may be open here (ulimit -Hn), Ray with {num_processes} processes needs {needed}: raise the "
-            "limit, or lower agent.num_actors; 0 trains without Ray"
+            f"{hard} files may be open here (ulimit -Hn), Ray needs {needed} for this run: raise the limit, or lower "
+            "agent.num_actors; 0 trains without Ray"
         )
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -61,7 +61,8 @@ def run_command(argv: Sequence[str] | None) -> int:
         require_working_folder()
         check_packages(Path(__file__).resolve().parent.parent)
         trains_a_config = arguments.command == "train" and not Path(arguments.config).is_dir()
-        if trains_a_config or getattr(arguments, "granted", None):
+        names_a_module = getattr(arguments, "granted", None) or ":" in (getattr(arguments, "name", None) or "")
+        if trains_a_config or names_a_module:
             # The user's own modules may lie where they stand. Last, so that no file there stands in for a library's;
             # and not for a run folder, which may come from anywhere.
             sys.path.append(str(Path.cwd()))

@@ -25,7 +25,7 @@ def check_packages(home: Path) -> None:
                 f"the package {name!r} is found at {place}, not beside reverie in {home}: another project's "
                 f"package of that name is in the way; install reverie in an environment of its own"
             )
-    strange = [path for name in OUR_PACKAGES for path in strange_entries(home, name)]
+    strange = list(strange_entries(home))
     others = owners(strange) if strange else []
     if others:
         named = " and ".join(others)
@@ -36,26 +36,27 @@ def check_packages(home: Path) -> None:
         )
 
 
-def strange_entries(home: Path, package: str) -> Iterator[PurePosixPath]:
-    """What lies in a package of ours in the folder `home` that was not installed there with it, or has changed since.
+def strange_entries(home: Path) -> Iterator[PurePosixPath]:
+    """What lies in our packages in the folder `home` that was not installed there with them, or has changed since.
 
-    Empty where the package was not installed into `home`, as in a checkout.
+    Empty where they were not installed into `home`, as in a checkout.
     """
     try:
         own = importlib.metadata.distribution("reverie")
     except importlib.metadata.PackageNotFoundError:
         return
-    files = {path: path.hash for path in own.files or () if path.parts[0] == package}
+    files = {path.parts: path.hash for path in own.files or () if path.parts[0] in OUR_PACKAGES}
     if not files or Path(str(own.locate_file(""))).resolve() != home:
         return
-    known = {path.parts[1] for path in files}
-    for entry in (home / package).iterdir():
-        if entry.name not in known and entry.name not in IGNORED:
-            yield PurePosixPath(package, entry.name)
-    first = PurePosixPath(package, "__init__.py")
-    expected = next((digest.value for path, digest in files.items() if path == first and digest is not None), None)
-    if expected is not None and expected != _digest(home / first):
-        yield first
+    known = {parts[:2] for parts in files}
+    for package in OUR_PACKAGES:
+        for entry in (home / package).iterdir():
+            if (package, entry.name) not in known and entry.name not in IGNORED:
+                yield PurePosixPath(package, entry.name)
+        first = package, "__init__.py"
+        expected = files.get(first)
+        if expected is not None and expected.value != _digest(home.joinpath(*first)):
+            yield PurePosixPath(*first)
 
 
 def owners(strange: list[PurePosixPath]) -> list[str]:

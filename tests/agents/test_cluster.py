@@ -118,7 +118,7 @@ def test_too_few_open_files_are_told_of_before_anything_starts(monkeypatch: pyte
     raised = []
     monkeypatch.setattr("agents.cluster.is_joined", lambda: False)
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 64))
-    with pytest.raises(TrainingError, match=r"64 files may be open here .*, Ray with 2 processes needs \d+"):
+    with pytest.raises(TrainingError, match=r"64 files may be open here .*, Ray needs \d+ for this run"):
         start_ray(2)
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 4096))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: raised.append(limits))
