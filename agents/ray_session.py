@@ -24,7 +24,6 @@ MAX_PLACE = 30
 """Bytes of the path in which a private folder is made: with Ray's names below it, the path of a socket has 107."""
 PLACES = ("/tmp", "/var/tmp")
 """Where private folders are made if the path of TMPDIR is longer."""
-PREFIX = "reverie-"
 OPEN_FILES, OPEN_FILES_OF_PROCESS = 128, 8
 """Files that Ray has open in its busiest process, and those that each process on it adds there."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -72,7 +71,7 @@ def make_private_folder() -> Path:
             problems.append(f"{place} has more than {MAX_PLACE} bytes")
             continue
         try:
-            return Path(tempfile.mkdtemp(dir=place, prefix=PREFIX))
+            return Path(tempfile.mkdtemp(dir=place, prefix="reverie-"))
         except OSError as error:
             problems.append(f"{place}: {error.strerror or error}")
     raise TrainingError(
@@ -118,10 +117,8 @@ def delayed_signals() -> Iterator[None]:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
-    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    for number, handler in previous.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, note)
+    handled = [number for number in STOP_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    previous = {number: signal.signal(number, note) for number in handled}
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from audio.clip_header import MAX_SAMPLES, ClipError, Header, read_flac_header, read_wav_header, write_flac_length
 from audio.flac_length import count_samples
-from training.files import open_regular, write_file
+from training.files import WrongKindError, open_regular, write_file
 
 Samples = NDArray[np.float32]
 """(N,) samples of one channel, full scale at 1."""
@@ -125,6 +125,8 @@ def open_clip(path: Path) -> io.BufferedReader:
     """The file of a clip; raises ClipError if it cannot be opened or is not a regular one."""
     try:
         return open_regular(path)
+    except WrongKindError as error:
+        raise ClipError(error.strerror) from error
     except OSError as error:
         raise ClipError(f"cannot be opened: {error.strerror or error}") from error
 

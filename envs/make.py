@@ -87,16 +87,15 @@ def receivers(env_id: str, kwargs: dict[str, Any]) -> list[str]:
     """
     found = []
     if kwargs.keys() - {"wrappers"} and ":" not in env_id:
-        extra = next((of for prefix, of in EXTRAS.items() if env_id.startswith(prefix)), None)
-        if extra is not None:
-            found.append(extra[1])
-        elif env_id in gymnasium.registry:
-            entry = gymnasium.registry[env_id].entry_point
-            found.append(entry.partition(":")[0] if isinstance(entry, str) else entry.__module__)
+        found += [module for prefix, (_, module) in EXTRAS.items() if env_id.startswith(prefix)]
+        for name, spec in gymnasium.registry.items():
+            if env_id in (name, name.rpartition("-v")[0]):  # without a version the newest is made
+                entry = spec.entry_point
+                found.append(entry.partition(":")[0] if isinstance(entry, str) else str(entry.__module__))
     chosen = kwargs.get("wrappers", [])
     if any(isinstance(entry, dict) and WRITER in entry for entry in (chosen if isinstance(chosen, list) else [chosen])):
         found.append(f"gymnasium.wrappers.{WRITER}")
-    return [module for module in found if not module.startswith(("envs.", "gymnasium.envs."))]
+    return [module for module in dict.fromkeys(found) if not module.startswith(("envs.", "gymnasium.envs."))]
 
 
 def _wrappers_of_extra(env_id: str) -> list[Wrapping]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ def run_command(argv: Sequence[str] | None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    # Else a file in the working folder, such as a run's, chooses from where Numba loads compiled code.
+    os.environ.setdefault("NUMBA_CACHE_DIR", "")
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives up on key=value words that follow an option; they are collected here.

@@ -23,7 +23,7 @@ from memory_cores.universal.core import Universal
 from reverie.checkpoint import Checkpoint
 from reverie.event_file import EventFile
 from reverie.paths import Experiment, path_of
-from reverie.report import ReportError, write_figure
+from reverie.report import ReportError, plain_style, write_figure
 from reverie.run_folder import EVENTS
 
 ROWS = 16
@@ -49,13 +49,14 @@ def draw_core(run: Path, config: Experiment, checkpoint: Checkpoint, output: Pat
     panels = _panels(core.eval(), x, reset)
     if not panels:
         raise ReportError(f"{run}: the core {config.core.name!r} neither attends to a memory nor ponders")
-    figure = Figure(figsize=(6.4 * len(panels), 4.4), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    for column, panel in enumerate(panels, start=1):
-        panel(figure.add_subplot(1, len(panels), column))
-    figure.suptitle(f"{config.core.name} of {run.name}, step {checkpoint.step:,}", fontsize=11)
     try:
-        write_figure(figure, output)
+        with plain_style():
+            figure = Figure(figsize=(6.4 * len(panels), 4.4), dpi=150, layout="constrained")
+            canvas = FigureCanvasAgg(figure)
+            for column, panel in enumerate(panels, start=1):
+                panel(figure.add_subplot(1, len(panels), column))
+            figure.suptitle(f"{config.core.name} of {run.name}, step {checkpoint.step:,}", fontsize=11)
+            write_figure(figure, output)
         picture = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
         EventFile(run / EVENTS).add_picture(checkpoint.step, TAG, picture)
     except OSError as error:

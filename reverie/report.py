@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -148,9 +150,18 @@ def draw(groups: Sequence[Group], output: Path) -> None:
     against steps and against seconds of training. Raises ReportError if the file cannot be written.
     """
     try:
-        write_figure(figure_of(groups), output)
+        with plain_style():
+            write_figure(figure_of(groups), output)
     except OSError as error:
         raise ReportError(f"{output}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def plain_style() -> Iterator[None]:
+    """Matplotlib's own style: a file of settings in the working folder, such as a run's, could have it start LaTeX."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 def write_figure(figure: Figure, output: Path) -> None:
@@ -171,7 +182,7 @@ def figure_of(groups: Sequence[Group]) -> Figure:
     for row, task in zip(figure.subfigures(len(tasks), 1, squeeze=False)[:, 0], tasks, strict=True):
         _draw_task(row, task, columns)
         if len(tasks) > 1:
-            row.suptitle(task[0].task)
+            row.suptitle(printable(task[0].task[:MAX_LABEL]))
     return figure
 
 

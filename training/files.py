@@ -19,10 +19,14 @@ _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+class WrongKindError(OSError):
+    """A link, a folder, a pipe, a socket or a device in the place of a file, or a file in that of a folder."""
+
+
 def open_regular(path: Path, follow_links: bool = True) -> io.BufferedReader:
     """A regular file, to read; opening it never waits, as that of a pipe without a writer would.
 
-    Raises OSError for what is not a regular file, and without `follow_links` for a link.
+    Raises WrongKindError for what is not a regular file, OSError without `follow_links` for a link.
     """
     return os.fdopen(_regular(path, os.open(path, _READ | (0 if follow_links else os.O_NOFOLLOW))), "rb")
 
@@ -108,4 +112,4 @@ def _require(path: Path, status: os.stat_result, is_expected: Callable[[int], bo
     if not is_expected(status.st_mode):
         kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
         kind = kinds.get(stat.S_IFMT(status.st_mode)) or ("a file" if stat.S_ISREG(status.st_mode) else "a device")
-        raise OSError(errno.EINVAL, f"is not {expected} but {kind}", str(path))
+        raise WrongKindError(errno.EINVAL, f"is not {expected} but {kind}", str(path))

@@ -101,6 +101,7 @@ def test_a_run_folder_does_not_choose_what_is_imported(experiment, capsys):
     [
         ("VizdoomBasic-v0", "{vizdoom_path: /bin/ls}", "vizdoom"),
         ("ALE/Pong-v5", "{game: pong}", "ale_py"),
+        ("GymV26Environment", "{env_id: x}", "gymnasium"),
         ("CartPole-v1", "{wrappers: [{RecordVideo: {video_folder: elsewhere}}]}", "gymnasium"),
     ],
 )
@@ -123,6 +124,12 @@ def test_a_file_in_the_working_folder_stands_in_for_no_library(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_file_in_the_working_folder_does_not_choose_where_compiled_code_comes_from(monkeypatch):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    assert main(["list", "configs"]) == 0
+    assert os.environ["NUMBA_CACHE_DIR"] == ""  # which Numba takes before its .numba_config.yaml
 
 
 def test_arguments_of_our_own_and_of_gymnasiums_environments_need_no_leave(experiment, capsys):

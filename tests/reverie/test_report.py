@@ -4,6 +4,7 @@ import json
 import math
 import struct
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given
@@ -73,7 +74,7 @@ def test_each_task_has_a_row_of_its_own_whose_labels_do_not_tell_it(runs, tmp_pa
     assert [line.split()[0] for line in table(groups).splitlines()] == ["task", *(group.task for group in groups)]
 
 
-def test_hostile_rows_and_settings_are_drawn_or_left_out(tmp_path, capsys):
+def test_hostile_rows_and_settings_are_drawn_or_left_out(tmp_path, capsys, monkeypatch):
     folder = write_run(tmp_path, "a", 0, "'$\\frac{x$'", 3, note='"\\e]0;x\\a"', where="'_'")
     other = write_run(tmp_path, "b", 0, "_hidden", 3, env="'$x^$'", note="1")
     rows = [f'{{"step": {10**400}, "seconds": 1}}', f'{{"step": 7, "episode/return": {10**400}}}']
@@ -81,7 +82,9 @@ def test_hostile_rows_and_settings_are_drawn_or_left_out(tmp_path, capsys):
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("\n" + "\n".join(rows) + "\n")
     assert training_seconds(folder / "metrics.jsonl") == 0
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)  # as a matplotlibrc in the working folder may
     assert main(["report", str(folder), str(other), "--output", str(tmp_path / "r.png")]) == 0
+    monkeypatch.undo()
     printed = capsys.readouterr().out
     assert "$\\frac{x$" in printed
     assert "\x1b" not in printed
