@@ -12,15 +12,10 @@ from pathlib import Path
 
 from reverie import commands
 from reverie.arguments import make_parser
-from reverie.output import (
-    PrintableFormatter,
-    discard_output,
-    escape_unknown_characters,
-    lossy_output,
-    printable,
-)
+from reverie.output import PrintableFormatter, discard_output, escape_unknown_characters, lossy_output
 from reverie.own_packages import check_packages
 from training.errors import UserError
+from training.printable import printable
 
 COMMANDS = {
     "train": commands.train,

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reverie.output import printable
 from reverie.permissions import ENV_ARGUMENTS, ENV_ID, require_grants
 from reverie.shipped_configs import find_config, shipped_configs
 from training.errors import UserError
+from training.printable import printable
 
 if TYPE_CHECKING:
     from reverie.checkpoint import Checkpoint

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
+from training.printable import printable
+
 
 class LossyStream:
     """A text stream that drops what cannot be written and escapes characters that its encoding lacks.
@@ -49,15 +51,6 @@ def lossy_output(*names: str) -> Iterator[None]:
                 stack.callback(setattr, sys, name, getattr(sys, name))
                 setattr(sys, name, cast(TextIO, LossyStream(own)))
         yield
-
-
-def printable(text: str) -> str:
-    """Text with escapes for what could steer a terminal, or turn its lines round: all but letters, tabs and new lines.
-
-    >>> print(printable("a \x1b[31m key"))
-    a \\x1b[31m key
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 class PrintableFormatter(logging.Formatter):

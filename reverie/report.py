@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from reverie import yaml_loader
 from reverie.metrics_file import read_rows
-from reverie.output import printable
 from reverie.path_interface import Curve
 from reverie.paths import PATHS
 from reverie.run_folder import CONFIG, METRICS, flatten
 from reverie.tables import align
 from training.errors import UserError
 from training.files import write_file
+from training.printable import printable
 
 CURVES: dict[str, Curve] = {tag: curve for path in PATHS for tag, curve in path.curves.items()}
 """The metrics to draw, where a run has them."""

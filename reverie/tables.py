@@ -13,10 +13,10 @@ import torch
 import audio.config
 import lm.config
 from reverie.checkpoint import Checkpoint
-from reverie.output import printable
 from reverie.path_interface import Variants
 from training.device import require_device
 from training.errors import UserError
+from training.printable import printable
 
 AS_TRAINED = "as trained"
 SAME_DATA = {"data.cache", "data.words", "data.origin"}
