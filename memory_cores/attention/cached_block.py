@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -10,6 +12,16 @@ from memory_cores.attention.attention import OutputHook
 from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.kv_cache import CachedAttention, StepView, pack
 from memory_cores.layers.gating import GRUGate
+
+
+class CachedLayer(Protocol):
+    """What a stream steps: a layer that computes one step of B rows over cached keys and values."""
+
+    attention: CachedAttention
+
+    def step(self, x: Tensor, seen: StepView) -> Tensor:
+        """x (B, D) attends to the cached keys that are seen and to itself -> (B, D)."""
+        ...
 
 
 class CachedBlock:

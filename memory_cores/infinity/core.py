@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from memory_cores.attention.base import AttentionOptions, MemoryTransformer
 from memory_cores.attention.block import TransformerBlock
+from memory_cores.attention.cached_block import CachedBlock
 from memory_cores.attention.schedule import push
 from memory_cores.attention.stream import TransformerXLStream
 from memory_cores.core import CoreOutput, State
@@ -289,6 +290,7 @@ class InfinityStream(TransformerXLStream):
     """Steps an `Infinity` core; its long-term memories are refitted once every `granularity` steps."""
 
     core: Infinity
+    blocks: list[CachedBlock]
     long_term: list[LongTermCache]
     holds: Tensor
     """(B,) bool, True where the long-term memory holds anything of the last step's episode."""
