@@ -389,8 +389,7 @@ class LongTermCache:
 def generator_of(state: State) -> tuple[Tensor, Tensor]:
     """The key and the counter, each (B,), of the random numbers of sticky memories; zeros if not sticky."""
     if "generator" in state:
-        key, refits = state["generator"].unbind(dim=1)
-        return key, refits
+        return state["generator"][:, 0], state["generator"][:, 1]
     return torch.zeros_like(state["age"]), torch.zeros_like(state["age"])
 
 
