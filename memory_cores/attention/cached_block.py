@@ -17,7 +17,10 @@ from memory_cores.layers.gating import GRUGate
 class CachedLayer(Protocol):
     """What a stream steps: a layer that computes one step of B rows over cached keys and values."""
 
-    attention: CachedAttention
+    @property
+    def attention(self) -> CachedAttention:
+        """The layer's attention with its cache."""
+        ...
 
     def step(self, x: Tensor, seen: StepView) -> Tensor:
         """x (B, D) attends to the cached keys that are seen and to itself -> (B, D)."""

@@ -25,7 +25,7 @@ class CachedEvolvedBlock(ABC):
     def __init__(self, block: EvolvedBlock, attention: CachedAttention) -> None:
         self.attention_norm = block.attention_norm
         self.attention = attention
-        self.attention_output = pack(attention.module.output.weight)
+        self.attention_output = pack(block.attention.output.weight)
 
     def attend(self, x: Tensor, seen: StepView) -> Tensor:
         """The residual stream (B, D) after x (B, D) attended to the cached keys that are seen and to itself."""
