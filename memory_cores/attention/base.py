@@ -159,7 +159,7 @@ class MemoryTransformer(MemoryCore):
         return self.rotary_positions(window, self.head_width, like=like) if self.positions == "rotary" else None
 
     def rotary_positions(self, window: Window, head_width: int, *, like: Tensor) -> RotaryPositions:
-        """The cosines and sines, each (N, head_width / 2), of a call's keys and queries, as `like` in dtype and device."""
+        """The cosines and sines, each (N, head_width / 2), of a call's keys and queries, on the device of `like`."""
         times = self.schedule.times(window, like.device)
         cosine, sine = rotary_table(times, head_width, like.dtype)
         steps = slice(len(times) - window.episode.shape[1], None)
