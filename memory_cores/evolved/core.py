@@ -99,9 +99,9 @@ class Evolved(MemoryTransformer):
 
     State, for L cells: memory (B, 2 L, C, D), the last C = memory_length + granularity - 1 inputs of each attention,
     newest last, zeros where unused; branch_inputs (B, L, 10, D) and join_inputs (B, L, 6, 2 D), likewise the last
-    inputs of the convolutions; age (B,) int64, steps of the episode, at most C or 10; phase (B,) int64, steps seen
-    modulo granularity. The parameters depend neither on memory_length nor on granularity, so both may differ between
-    training and evaluation.
+    inputs of the convolutions; age (B,) int64, steps of the episode, at most the larger of C and 10; phase (B,) int64,
+    steps seen modulo granularity. The parameters depend neither on memory_length nor on granularity, so both may differ
+    between training and evaluation.
 
     >>> import memory_cores
     >>> core = memory_cores.build("evolved", d_model=8, memory_length=3)
