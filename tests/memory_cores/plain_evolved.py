@@ -48,13 +48,13 @@ def plain_stream(core: Evolved, x: Tensor, reset: Tensor, num_heads: int) -> Pla
     begins = [max((s for s in range(t + 1) if reset[s]), default=0) for t in steps]
 
     def attend(block: Any, heads: int, x: Tensor) -> Tensor:
-        of_heads = SimpleNamespace(d_model=width, head_width=width // heads, positions=core.positions)
+        of_heads: Any = SimpleNamespace(d_model=width, head_width=width // heads, positions=core.positions)
         if core.positions == "relative":
             of_heads.content_bias = core.content_bias.flatten().view(heads, 1, -1)
             of_heads.position_bias = core.position_bias.flatten().view(heads, 1, -1)
         context = torch.stack([plain_norm(block.attention_norm, row) for row in x])
         firsts = [max(0, g * math.floor((t - n) / g), begins[t]) for t in steps]
-        return torch.stack([x[t] + plain_attention(of_heads, block, context, t, firsts[t]) for t in steps])  # type: ignore[arg-type]
+        return torch.stack([x[t] + plain_attention(of_heads, block, context, t, firsts[t]) for t in steps])
 
     inputs, branches, joined = [], [], []
     blocks: list[Any] = list(core.blocks)
