@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,14 @@ from memory_cores.attention.attention import Attention
 from memory_cores.attention.base import MemoryTransformer
 from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.cached_block import CachedBlock, CachedLayer
-from memory_cores.attention.kv_cache import CachedAttention, KeyValueCache, RelativeCache, RotaryCache, StepView
+from memory_cores.attention.kv_cache import (
+    CachedAttention,
+    KeyValueCache,
+    KeyValueHeads,
+    RelativeCache,
+    RotaryCache,
+    StepView,
+)
 from memory_cores.attention.patterns import Run
 from memory_cores.attention.schedule import clear_unused
 from memory_cores.core import State, Stream
@@ -56,6 +63,13 @@ class TransformerXLStream(Stream):
 
     def transform(self, x: Tensor, seen: StepView) -> Tensor:
         """One step of all layers, x (B, D) -> (B, D), which stores inputs, keys and values at the present place."""
+        if self.core.reversible:
+            first = second = x
+            for layer, reversible in enumerate(cast(Sequence[CachedBlock[Any]], self.blocks)):
+                self.inputs[layer, :, self.place] = second
+                first = first + reversible.attention_update(second, seen)
+                second = second + reversible.mlp_update(first)
+            return (first + second) / 2
         for layer, block in enumerate(self.blocks):
             self.inputs[layer, :, self.place] = x
             x = block.step(x, seen)
@@ -137,7 +151,7 @@ class TransformerXLStream(Stream):
         return CachedAttention(attention, self.cache(attention, memory, self.length, range(self.capacity + 1)))
 
     def cache(
-        self, attention: Attention, entries: Tensor, length: int, distances: range, stride: int = 1
+        self, attention: KeyValueHeads, entries: Tensor, length: int, distances: range, stride: int = 1
     ) -> KeyValueCache:
         """A cache of `length` places for the core's kind of positions that holds normalised entries (B, N, D).
 
@@ -145,7 +159,7 @@ class TransformerXLStream(Stream):
         """
         if self.core.positions == "relative":
             biases = (self.core.content_bias, self.core.position_bias)
-            return RelativeCache(attention, entries, length, biases, distances, stride)
+            return RelativeCache(cast(Attention, attention), entries, length, biases, distances, stride)
         if self.core.positions == "rotary":
             return RotaryCache(attention, entries, length, distances.stop, stride)
         return KeyValueCache(attention, entries, length, stride)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -290,7 +290,7 @@ class InfinityStream(TransformerXLStream):
     """Steps an `Infinity` core; its long-term memories are refitted once every `granularity` steps."""
 
     core: Infinity
-    blocks: list[CachedBlock]
+    blocks: list[CachedBlock[Any]]
     long_term: list[LongTermCache]
     holds: Tensor
     """(B,) bool, True where the long-term memory holds anything of the last step's episode."""
