@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 
 from memory_cores.compressive.core import Compressive
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
+from memory_cores.evolved.core import Evolved
 from memory_cores.feedforward import Feedforward
 from memory_cores.importing import import_object
 from memory_cores.infinity.core import Infinity
@@ -43,6 +44,7 @@ __all__ = [
 
 CORES: dict[str, type[MemoryCore]] = {
     "compressive": Compressive,
+    "evolved": Evolved,
     "feedforward": Feedforward,
     "infinity": Infinity,
     "lstm": LSTM,

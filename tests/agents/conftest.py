@@ -18,6 +18,7 @@ SMALL_CORES: dict[str, dict[str, Any]] = {
         "compressed_length": 4,
         "compression_rate": 2,
     },
+    "evolved": {"num_layers": 1, "num_heads": 2, "memory_length": 12},
     "infinity": {
         "num_layers": 1,
         "num_heads": 2,

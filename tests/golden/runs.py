@@ -49,6 +49,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {**SMALL, "memory_length": 4, "compressed_length": 3, "compression_rate": 4, "compression": "mean"},
         {**SMALL, "memory_length": 4, "compressed_length": 3, "compression_rate": 4, "compression": "max"},
     ],
+    "evolved": [
+        {**SMALL, "num_layers": 1, "memory_length": 8},
+        {**SMALL, "memory_length": 6, "granularity": 4, "positions": "rotary", "dropout": 0.1},
+    ],
     "feedforward": [{"num_layers": 2, "d_ff": 24}],
     "infinity": [
         {**SMALL, "memory_length": 4, "granularity": 2, "num_basis": 8, "num_samples": 16, "wide_width": 0.2}

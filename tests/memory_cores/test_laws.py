@@ -38,6 +38,14 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
             | {"compression": "most_used", "positions": "rotary"},
         )
     ],
+    "evolved": [
+        {"num_layers": 1, "num_heads": 2, "d_ff": 6, **options}
+        for options in (
+            {"memory_length": 3, "granularity": 4, "num_layers": 2},
+            {"memory_length": 4, "positions": "rotary"},
+            {"memory_length": 2, "granularity": 2, "positions": "none"},
+        )
+    ],
     "feedforward": [{}, {"num_layers": 2, "d_ff": 6}],
     "infinity": [
         {"num_heads": 2, "d_ff": 12, "num_basis": 8, "num_samples": 8, "wide_width": 0.2, **options}
