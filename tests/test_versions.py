@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import subprocess
-import sys
+
+import pytest
+import torch
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_torch_and_torchaudio_import_together() -> None:
-    code = "import torch, torchaudio; torchaudio.functional.mu_law_encoding(torch.zeros(3), 256)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    torchaudio = importlib.import_module("torchaudio")
+    assert torchaudio.functional.mu_law_encoding(torch.zeros(3), 256).tolist() == [128] * 3
 
 
 def test_versions_without_known_holes() -> None:
