@@ -29,6 +29,7 @@ SMALL_CORES: dict[str, dict[str, Any]] = {
         "sticky": True,
     },
     "transformer_xl": {"num_layers": 2, "num_heads": 2, "memory_length": 12},
+    "universal": {"num_heads": 2, "max_ponder_steps": 3, "memory_length": 12},
     "wavenet": {"layers_per_block": 3},
 }
 """Options that keep a core small; cores without an entry are built with their defaults."""
