@@ -55,8 +55,8 @@ def make_trainer(make_config: MakeConfig) -> Iterator[Callable[..., ImpalaTraine
 
 
 def update_until(trainer: ImpalaTrainer, tag: str, value: int) -> dict[str, float]:
-    """Train until a count is reached, for a minute at most; the metrics of that update."""
-    deadline = time.monotonic() + 60
+    """Train until a count is reached, for five minutes at most; the metrics of that update."""
+    deadline = time.monotonic() + 300
     while (metrics := trainer.update())[tag] < value:
         assert time.monotonic() < deadline, f"{tag} is {metrics[tag]}"
         time.sleep(0.05)  # what is waited for is another process, which the training would slow down
