@@ -29,7 +29,12 @@ SMALL_CORES: dict[str, dict[str, Any]] = {
         "wide_width": 0.2,
         "sticky": True,
     },
+    "reformer": {"num_layers": 1, "num_heads": 2, "memory_length": 12, "num_buckets": 2, "window": 6},
+    "routing": {"num_layers": 1, "num_heads": 2, "local_heads": 1, "memory_length": 12, "num_clusters": 2}
+    | {"window": 6, "local_window": 4},
+    "sparse": {"num_layers": 1, "num_heads": 2, "memory_length": 12, "stride": 4},
     "transformer_xl": {"num_layers": 2, "num_heads": 2, "memory_length": 12},
+    "universal": {"num_heads": 2, "max_ponder_steps": 3, "memory_length": 12},
     "wavenet": {"layers_per_block": 3},
 }
 """Options that keep a core small; cores without an entry are built with their defaults."""

@@ -10,10 +10,24 @@ from lm.config import ExperimentConfig
 Experiment = Callable[..., ExperimentConfig]
 
 OPTIONS: dict[str, dict[str, object]] = {
+    "compressive": {
+        "memory_length": 8,
+        "granularity": 4,
+        "num_heads": 2,
+        "compressed_length": 4,
+        "compression_rate": 2,
+    },
     "infinity": {"memory_length": 8, "granularity": 4, "num_heads": 2, "num_basis": 8, "num_samples": 16},
+    "evolved": {"memory_length": 8, "granularity": 4, "num_heads": 2, "num_layers": 1},
+    "reformer": {"memory_length": 8, "num_heads": 2, "num_buckets": 2, "window": 4},
+    "routing": {"memory_length": 8, "num_heads": 2, "local_heads": 1, "num_clusters": 2}
+    | {"window": 4, "local_window": 4},
+    "sparse": {"memory_length": 8, "num_heads": 2, "stride": 4, "pattern": "fixed"},
     "transformer_xl": {"memory_length": 8, "granularity": 4, "num_heads": 2},
+    "universal": {"memory_length": 8, "granularity": 4, "num_heads": 2, "max_ponder_steps": 3},
+    "wavenet": {"layers_per_block": 4},
 }
-"""Options that put a schedule of more than one step into the cores that have one."""
+"""Options that keep a core small and put a schedule of more than one step into those that have one."""
 
 
 def sentences(count: int, seed: int = 0) -> str:

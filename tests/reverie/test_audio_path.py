@@ -53,8 +53,7 @@ def logged(name: str) -> list[dict[str, float]]:
     return [{key: row[key] for key in row if key not in CLOCK} for row in rows]
 
 
-@pytest.mark.parametrize("quantiser", ["mu_law_256", "logistic_16"])
-@pytest.mark.parametrize("core", ["lstm", "compressive"])
+@pytest.mark.parametrize(("core", "quantiser"), [("lstm", "logistic_16"), ("compressive", "mu_law_256")])
 def test_a_run_in_two_parts_is_the_run_in_one(config: str, core: str, quantiser: str) -> None:
     core_words = [f"core={{name: {core}, d_model: 16}}", f"data.quantiser={quantiser}", "train.segment_length=16"]
     arguments = ["train", config, *core_words, "train.audio_samples.interval=18"]
