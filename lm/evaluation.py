@@ -24,6 +24,7 @@ from lm.text_model import make_model
 from lm.vocabulary import CharacterVocabulary, Vocabulary
 from lm.words import WordVocabulary
 from training.errors import InputError
+from training.held_out import Check, evaluation_mode, never_stop
 from training.weights import load_weights
 
 CALL_LENGTH = 512
@@ -105,10 +106,10 @@ def evaluate(
     )
 
 
-def validation_metrics(model: LanguageModel, corpus: Corpus, train: TrainConfig) -> dict[str, float]:
+def validation_metrics(model: LanguageModel, check: Check, corpus: Corpus, train: TrainConfig) -> dict[str, float]:
     """How well a model predicts the first `evaluation_tokens` of the validation split, by TensorBoard tag."""
     split = corpus.splits["validation"]
-    nats = total_nats(model, split, train.batch_size, limit=train.evaluation_tokens)
+    nats = total_nats(model, split, train.batch_size, limit=train.evaluation_tokens, check=check)
     tokens = split.tokens[: train.evaluation_tokens]
     metrics = {"validation/nats_per_token": nats / len(tokens)}
     if isinstance(corpus.vocabulary, WordVocabulary):
@@ -118,25 +119,37 @@ def validation_metrics(model: LanguageModel, corpus: Corpus, train: TrainConfig)
 
 
 def total_nats(
-    model: LanguageModel, split: Split, batch_size: int, call_length: int | None = None, limit: int | None = None
+    model: LanguageModel,
+    split: Split,
+    batch_size: int,
+    call_length: int | None = None,
+    limit: int | None = None,
+    check: Check = never_stop,
 ) -> float:
     """- log p of a split, or of its first `limit` tokens, with up to `batch_size` documents side by side."""
-    return float(token_nats(model, split, batch_size, call_length, limit).sum())
+    return float(token_nats(model, split, batch_size, call_length, limit, check).sum())
 
 
 @torch.no_grad()
 def token_nats(
-    model: LanguageModel, split: Split, batch_size: int, call_length: int | None = None, limit: int | None = None
+    model: LanguageModel,
+    split: Split,
+    batch_size: int,
+    call_length: int | None = None,
+    limit: int | None = None,
+    check: Check = never_stop,
 ) -> NDArray[np.float64]:
-    """- log p (N,) of each token of a split, or of its first `limit`; 0 of those that are not to be predicted."""
-    was_training = model.training
-    model.eval()
+    """- log p (N,) of each token of a split, or of its first `limit`; 0 of those that are not to be predicted.
+
+    `check` is called between two calls of the model.
+    """
     nats = np.zeros(min(len(split.tokens), limit or len(split.tokens)))
-    for batch in document_batches(split, batch_size, limit):
-        for places, targets, y in outputs(model, split, batch, call_length):
-            predicted = (targets != IGNORED).cpu().numpy()
-            nats[places[predicted]] = model.head.losses(y, targets).cpu().numpy()[predicted]
-    model.train(was_training)
+    with evaluation_mode(model):
+        for batch in document_batches(split, batch_size, limit):
+            for places, targets, y in outputs(model, split, batch, call_length):
+                predicted = (targets != IGNORED).cpu().numpy()
+                nats[places[predicted]] = model.head.losses(y, targets).cpu().numpy()[predicted]
+                check()
     return nats
 
 

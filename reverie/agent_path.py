@@ -34,6 +34,7 @@ class AgentPath(PathInterface[ExperimentConfig]):
     curves: ClassVar = {
         "episode/return": Curve("mean episode return", "environment steps"),
         "episode/success": Curve("success rate", "environment steps", is_share=True),
+        "evaluation/return": Curve("mean return of held-out episodes", "environment steps", is_held_out=True),
     }
 
     def subject(self, config: ExperimentConfig) -> str:

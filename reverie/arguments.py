@@ -95,6 +95,11 @@ def make_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("list", help="list memory cores, environments or configurations", allow_abbrev=False)
     command.add_argument("what", choices=("cores", "envs", "configs"))
     command.add_argument("name", nargs="?", help="with cores: explain this one and each of its options")
+    for name in ("evaluate", "generate"):
+        help_text = "which of the run's: newest, best (on held-out data, in training), or its step (default newest)"
+        commands.choices[name].add_argument(
+            "--checkpoint", type=_checkpoint, metavar="newest|best|STEP", default="newest", help=help_text
+        )
     for name in ("train", "evaluate", "generate", "report"):
         help_text = "a module or package that the configuration may import, such as that of a core; may be repeated"
         commands.choices[name].add_argument(
@@ -107,6 +112,12 @@ def _positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 1 <= int(text) <= 10**9):
         raise argparse.ArgumentTypeError(f"expected an integer from 1 to 1000000000, got {text!r}")
     return int(text)
+
+
+def _checkpoint(text: str) -> str:
+    if text not in ("newest", "best") and not (text.isascii() and text.isdecimal() and len(text) <= 12):
+        raise argparse.ArgumentTypeError(f"expected newest, best or a step, got {text!r}")
+    return text
 
 
 def _seed(text: str) -> int:

@@ -65,7 +65,7 @@ class AudioPath(PathInterface[ExperimentConfig]):
         if samples is None:
             return trainer, None
         sampler = AudioSampler(config, samples, corpus)
-        return trainer, SamplingPlan(samples.interval, lambda: sampler.sample(trainer))
+        return trainer, SamplingPlan(samples.interval, lambda check: sampler.sample(trainer, check))
 
     def check_content(self, checkpoint: Checkpoint) -> None:
         from training.averaging import evaluation_weights

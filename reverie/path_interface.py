@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from audio.samples import AudioSamples
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
+    from training.held_out import Check
     from training.trainer import Trainer
 
 Config = TypeVar("Config")
@@ -50,8 +51,8 @@ class SamplingPlan(NamedTuple):
 
     interval: int
     """Updates between two sets of clips."""
-    sample: Callable[[], AudioSamples]
-    """Generates a set; must change nothing that the rest of the run depends on."""
+    sample: Callable[[Check], AudioSamples]
+    """Generates a set; must change nothing that the rest of the run depends on. Raises Stopped as the check does."""
 
 
 class PathInterface(ABC, Generic[Config]):

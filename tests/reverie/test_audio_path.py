@@ -115,6 +115,13 @@ def test_a_trained_model_is_evaluated_swept_and_reported(config: str, capsys: py
     last = read_rows(Path("runs/run/metrics.jsonl"))[-1]
     assert rows[0]["bits_per_sample"] == pytest.approx(last["validation/bits_per_sample"], abs=1e-5)
     assert rows[0]["baselines"]["bigram"] == pytest.approx(last["baseline/bigram_bits_per_sample"])
+    scored = newest_checkpoint(Path("runs/run")).score
+    assert scored is not None
+    assert scored.value == last["validation/bits_per_sample"]
+    assert main(["evaluate", "runs/run", "--checkpoint", "best", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits_per_sample"] == pytest.approx(scored.value, abs=1e-5)
+    assert main(["generate", "runs/run", "--checkpoint", "7"]) == 2
+    assert "has no checkpoint of step 7; it has 640, 960, 1280 (best)" in capsys.readouterr().err
     assert main(["evaluate", "runs/run", "--split", "train"]) == 0
     printed = capsys.readouterr().out
     for words in ("mu_law_256 at 8,000 samples a second, gain ", "unigram baseline", "bigram baseline", "3 clips"):

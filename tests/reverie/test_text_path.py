@@ -94,6 +94,34 @@ def test_a_trained_model_is_evaluated_swept_and_reported(config: str, capsys: py
     assert Path("report.png").stat().st_size > 10_000
 
 
+def test_any_checkpoint_is_evaluated_and_writes(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train.learning_rate=0.05", "train.total_tokens=1600"]
+    assert main(["train", config, *words]) == 0
+    rows = read_rows(Path("runs/run/metrics.jsonl"))
+    measured = {row["step"]: row["validation/nats_per_token"] for row in rows if "validation/nats_per_token" in row}
+    best = min(measured, key=measured.__getitem__)
+    for choice, step in (("newest", 1600), ("best", best), ("1280", 1280)):
+        capsys.readouterr()
+        assert main(["evaluate", "runs/run", "--checkpoint", choice, "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["step"] == step
+        assert result["nats_per_token"] == pytest.approx(measured[step], rel=1e-5)
+        assert main(["generate", "runs/run", "--checkpoint", choice, "--tokens", "3", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["step"] == step
+    assert main(["evaluate", "runs/run", "--checkpoint", "7"]) == 2
+    steps = [f"{step}{' (best)' if step == best else ''}" for step in sorted({best, 960, 1280, 1600})]
+    assert f"runs/run: has no checkpoint of step 7; it has {', '.join(steps)}" in capsys.readouterr().err
+    Path(f"runs/run/checkpoints/{1280:012d}/state.pt").write_bytes(b"")
+    assert main(["generate", "runs/run", "--checkpoint", "1280"]) == 1
+    assert "no checkpoint verifies" in capsys.readouterr().err
+    assert main(["train", config, "train.total_tokens=64", "--overwrite"]) == 0
+    assert main(["evaluate", "runs/run", "--checkpoint", "best"]) == 2
+    assert "no checkpoint with a held-out score; it has 64; they come from" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evaluate", "runs/run", "--checkpoint", "latest"])
+    assert "expected newest, best or a step, got 'latest'" in capsys.readouterr().err
+
+
 def test_a_trained_model_writes(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", config]) == 0
     capsys.readouterr()
