@@ -7,7 +7,7 @@ neither the batch size nor the length of the calls. Documents are batched, never
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,9 @@ from lm.config import DataConfig, ExperimentConfig, TrainConfig
 from lm.corpus import Corpus, Split, prepare
 from lm.frequency import Bucket, frequency_buckets, perplexity
 from lm.lanes import inputs_and_targets
+from lm.loose_texts import Text, split_of
 from lm.model import IGNORED, LanguageModel
+from lm.scored import PositionBucket, ScoredSplit, document_units, in_unit, ratio_interval, unit_of
 from lm.text_model import make_model
 from lm.vocabulary import CharacterVocabulary, Vocabulary
 from lm.words import WordVocabulary
@@ -46,6 +48,12 @@ class Evaluation:
     """Where the number of words is from: counted in the split, published, or the tokens themselves."""
     characters: int | None
     """None where tokens are not characters."""
+    documents: int
+    interval: tuple[float, float] | None
+    """95 % interval of bits per byte, or of nats per token where there are none, by a bootstrap over documents; None
+    for a single document."""
+    positions: list[PositionBucket]
+    """Nats per token by position in the document."""
     buckets: list[Bucket] | None = None
     """Perplexity by training-set word frequency; None where that was not asked for."""
 
@@ -81,28 +89,58 @@ def evaluate(
 
     Raises InputError if the corpus lacks the split or the weights do not fit the configuration.
     """
+    return summarise(score(config, vocabulary, weights, split), config, vocabulary, by_frequency)
+
+
+def score(
+    config: ExperimentConfig,
+    vocabulary: Vocabulary,
+    weights: Mapping[str, Tensor],
+    split: str = "validation",
+    texts: Sequence[Text] | None = None,
+) -> ScoredSplit:
+    """What every token of a split costs a model, or of `texts`, each a document, in place of the configuration's data.
+
+    Raises InputError if the corpus lacks the split, the weights do not fit the configuration, or a text has what is not
+    in the vocabulary.
+    """
     data = config.data
     if not isinstance(data, DataConfig):
         raise InputError(f"data.task: {data.task}: answers are scored by lm.answers.evaluate_task")
     model = make_model(vocabulary.size, config.core, config.model).to(config.train.device)
     load_weights(model, weights)
-    corpus = prepare(data, vocabulary)
-    if split not in corpus.splits:
-        raise InputError(f"{data.path}: has no {split} split; it has {', '.join(corpus.splits)}")
-    scored = corpus.splits[split]
-    nats = token_nats(model, scored, config.train.batch_size)
-    published: int | None = getattr(data.words, split)
+    if texts is not None:
+        scored = split_of(texts, vocabulary)
+    else:
+        corpus = prepare(data, vocabulary)
+        if split not in corpus.splits:
+            raise InputError(f"{data.path}: has no {split} split; it has {', '.join(corpus.splits)}")
+        scored = corpus.splits[split]
+    return ScoredSplit(scored, token_nats(model, scored, config.train.batch_size))
+
+
+def summarise(
+    scored: ScoredSplit, config: ExperimentConfig, vocabulary: Vocabulary, by_frequency: bool = False
+) -> Evaluation:
+    """The figures of a scored split; `by_frequency` reads the configuration's train split for word frequencies."""
+    data, split, nats = config.data, scored.split, scored.nats
+    assert isinstance(data, DataConfig)
+    published: int | None = getattr(data.words, split.name, None)
     words = isinstance(vocabulary, WordVocabulary)
-    counted = len(nats) if words else scored.num_words
+    counted = len(nats) if words else split.num_words
+    train = prepare(data, vocabulary).splits["train"] if by_frequency else None
     return Evaluation(
-        split=split,
+        split=split.name,
         nats=float(nats.sum()),
         tokens=len(nats),
-        num_bytes=None if words else scored.num_bytes,
+        num_bytes=None if words else split.num_bytes,
         num_words=published or counted,
         words_from="published" if published else "tokens" if words else "counted",
         characters=len(nats) if isinstance(vocabulary, CharacterVocabulary) else None,
-        buckets=frequency_buckets(nats, scored, corpus.splits["train"], vocabulary) if by_frequency else None,
+        documents=len(split.starts),
+        interval=ratio_interval(in_unit(scored.document_nats, unit_of(vocabulary)), document_units(scored, vocabulary)),
+        positions=scored.by_position(),
+        buckets=None if train is None else frequency_buckets(nats, split, train, vocabulary),
     )
 
 

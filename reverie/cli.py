@@ -19,6 +19,7 @@ OUR_PACKAGES = ("memory_cores", "training", "envs", "agents", "audio", "lm")
 COMMANDS = {
     "train": commands.train,
     "evaluate": commands.evaluate,
+    "compare": commands.compare,
     "generate": commands.generate,
     "report": commands.report,
     "list": commands.list_names,

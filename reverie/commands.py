@@ -87,6 +87,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def compare(arguments: argparse.Namespace) -> int:
+    """Compare two models on the same documents."""
+    from reverie.comparison import print_comparison
+
+    chosen = []
+    for run in arguments.runs:
+        path, [(_, config)] = _load_variants(run, arguments, [[]])
+        chosen.append((run, path, config, _checkpoint(run, path, arguments, arguments.checkpoint)))
+    print_comparison(chosen, arguments)
+    return 0
+
+
 def generate(arguments: argparse.Namespace) -> int:
     """Continue a prompt with a checkpoint of a model: text to stdout, sound to files."""
     run: Path = arguments.run

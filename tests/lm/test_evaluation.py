@@ -125,5 +125,5 @@ def test_memory_at_evaluation_may_be_longer_than_in_training(experiment: Experim
 
 
 def test_no_words_no_perplexity() -> None:
-    assert Evaluation("test", 3.0, 2, 2, 0, "counted", None).word_perplexity is None
-    assert Evaluation("test", 1e6, 2, 2, 1, "counted", None).word_perplexity == math.inf
+    assert Evaluation("test", 3.0, 2, 2, 0, "counted", None, 1, None, []).word_perplexity is None
+    assert Evaluation("test", 1e6, 2, 2, 1, "counted", None, 1, None, []).word_perplexity == math.inf

@@ -122,8 +122,11 @@ def test_a_trained_model_is_evaluated_swept_and_reported(config: str, capsys: py
     assert json.loads(capsys.readouterr().out)["bits_per_sample"] == pytest.approx(scored.value, abs=1e-5)
     assert main(["generate", "runs/run", "--checkpoint", "7"]) == 2
     assert "has no checkpoint of step 7; it has 640, 960, 1280 (best)" in capsys.readouterr().err
-    assert main(["evaluate", "runs/run", "--split", "train"]) == 0
+    assert rows[0]["interval"][0] <= rows[0]["bits_per_sample"] <= rows[0]["interval"][1]
+    assert sum(bucket["tokens"] for bucket in rows[0]["positions"]) == rows[0]["samples"]
+    assert main(["evaluate", "runs/run", "--split", "train", "--by-position", "positions.png"]) == 0
     printed = capsys.readouterr().out
+    assert "nats/sample by position" in printed
     for words in ("mu_law_256 at 8,000 samples a second, gain ", "unigram baseline", "bigram baseline", "3 clips"):
         assert words in printed
     assert main(["report", "runs/run"]) == 0

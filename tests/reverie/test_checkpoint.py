@@ -1,6 +1,5 @@
 """Checkpoints under the faults that disks, signals and enemies bring: whole, or refused with a reason."""
 
-import dataclasses
 import errno
 import hashlib
 import io
@@ -20,8 +19,8 @@ import pytest
 import torch
 
 from reverie import checkpoint
-from reverie.checkpoint import best, folders, load, newest, save
-from reverie.manifest import CheckpointError, IncompatibleError, Score
+from reverie.checkpoint import folders, load, newest, save
+from reverie.manifest import CheckpointError, IncompatibleError
 
 FINGERPRINT = {"core": {"name": "lstm", "d_model": 8}, "env": "reverie/TMaze-v0", "spaces": ["box", 3]}
 
@@ -271,57 +270,6 @@ def test_only_the_newest_whole_checkpoints_are_kept(tmp_path):
     assert [int(folder.name) for folder in folders(tmp_path)] == [6, 7]
     with pytest.raises(ValueError, match="at least 2"):
         save_step(tmp_path, 8, keep=1)
-
-
-def loss(value, **basis):
-    return Score("validation/loss", value, higher_is_better=False, basis=basis)
-
-
-def steps(root):
-    return [int(folder.name) for folder in folders(root)]
-
-
-def test_the_best_is_kept_beside_the_newest_and_a_resume_takes_the_newest(tmp_path):
-    for step, value in enumerate([3.0, 1.0, 2.0, 1.0, None, 4.0, None], start=1):
-        save_step(tmp_path, step, keep=2, score=None if value is None else loss(value))
-    assert steps(tmp_path) == [2, 6, 7]
-    found, skipped = best(tmp_path, FINGERPRINT)
-    assert (found.step, found.score, skipped) == (2, loss(1.0), [])
-    assert newest(tmp_path)[0].step == 7
-    save_step(tmp_path, 8, keep=2, score=loss(0.5))
-    assert steps(tmp_path) == [7, 8]
-    reward = Score("evaluation/return", 0.9, higher_is_better=True, basis={})
-    assert reward.beats(dataclasses.replace(reward, value=0.8))
-    assert not reward.beats(reward)
-
-
-def test_a_damaged_best_is_named_and_the_next_best_kept_and_taken(tmp_path):
-    for step, value in enumerate([2.0, 1.0, 3.0], start=1):
-        save_step(tmp_path, step, score=loss(value))
-    truncate_middle(tmp_path / f"{2:012d}", "state.pt")
-    found, skipped = best(tmp_path)
-    assert (found.step, [entry.path.name for entry in skipped]) == (1, [f"{2:012d}"])
-    for step in (4, 5, 6):
-        save_step(tmp_path, step, keep=2)
-    assert steps(tmp_path) == [1, 5, 6]
-    assert best(tmp_path)[0].step == 1
-
-
-def test_scores_of_other_data_are_not_compared(tmp_path):
-    save_step(tmp_path, 1, score=loss(1.0, data="old"))
-    save_step(tmp_path, 2, score=loss(7.0, data="new"))
-    save_step(tmp_path, 3)
-    assert best(tmp_path)[0].step == 2
-    save_step(tmp_path, 4, keep=2)
-    assert steps(tmp_path) == [2, 3, 4]
-
-
-@pytest.mark.parametrize("score", [3, {}, {"metric": "x", "value": "1", "higher_is_better": True, "basis": {}}])
-def test_a_score_that_is_none_is_damage(tmp_path, score):
-    reseal(save_step(tmp_path, 1), score=score)
-    with pytest.raises(CheckpointError, match="does not have the fields"):
-        load(tmp_path / f"{1:012d}")
-    assert best(tmp_path) == (None, [])
 
 
 def test_a_damaged_checkpoint_of_a_later_step_stays_and_costs_no_whole_one(tmp_path):

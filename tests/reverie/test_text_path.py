@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import re
@@ -94,35 +95,9 @@ def test_a_trained_model_is_evaluated_swept_and_reported(config: str, capsys: py
     assert Path("report.png").stat().st_size > 10_000
 
 
-def test_any_checkpoint_is_evaluated_and_writes(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["train.learning_rate=0.05", "train.total_tokens=1600"]
-    assert main(["train", config, *words]) == 0
-    rows = read_rows(Path("runs/run/metrics.jsonl"))
-    measured = {row["step"]: row["validation/nats_per_token"] for row in rows if "validation/nats_per_token" in row}
-    best = min(measured, key=measured.__getitem__)
-    for choice, step in (("newest", 1600), ("best", best), ("1280", 1280)):
-        capsys.readouterr()
-        assert main(["evaluate", "runs/run", "--checkpoint", choice, "--json"]) == 0
-        result = json.loads(capsys.readouterr().out)
-        assert result["step"] == step
-        assert result["nats_per_token"] == pytest.approx(measured[step], rel=1e-5)
-        assert main(["generate", "runs/run", "--checkpoint", choice, "--tokens", "3", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["step"] == step
-    assert main(["evaluate", "runs/run", "--checkpoint", "7"]) == 2
-    steps = [f"{step}{' (best)' if step == best else ''}" for step in sorted({best, 960, 1280, 1600})]
-    assert f"runs/run: has no checkpoint of step 7; it has {', '.join(steps)}" in capsys.readouterr().err
-    Path(f"runs/run/checkpoints/{1280:012d}/state.pt").write_bytes(b"")
-    assert main(["generate", "runs/run", "--checkpoint", "1280"]) == 1
-    assert "no checkpoint verifies" in capsys.readouterr().err
-    assert main(["train", config, "train.total_tokens=64", "--overwrite"]) == 0
-    assert main(["evaluate", "runs/run", "--checkpoint", "best"]) == 2
-    assert "no checkpoint with a held-out score; it has 64; they come from" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["evaluate", "runs/run", "--checkpoint", "latest"])
-    assert "expected newest, best or a step, got 'latest'" in capsys.readouterr().err
-
-
-def test_a_trained_model_writes(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trained_model_writes(
+    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["train", config]) == 0
     capsys.readouterr()
     arguments = ["generate", "runs/run", "--prompt", "The maze", "--tokens", "40", "--temperature", "0"]
@@ -136,6 +111,11 @@ def test_a_trained_model_writes(config: str, capsys: pytest.CaptureFixture[str])
     assert "The maze" + result["text"] == written[:-1]
     assert result["log_likelihood"] == pytest.approx(-40 * result["nats_per_token"])
     assert -40 * math.log(30) < result["log_likelihood"] < 0
+    Path("prompt.txt").write_text("The maze")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"The maze")))
+    for place in ("prompt.txt", "-"):
+        assert main(["generate", "runs/run", "--prompt-file", place, *arguments[4:]]) == 0
+        assert capsys.readouterr().out == written
     Path("text.txt").unlink()  # what it takes to write is in the checkpoint
     assert (
         main(["generate", "runs/run", "core.memory_length=32", "--tokens", "20", "--top-k", "3", "--top-p", "0.9"]) == 0
@@ -143,6 +123,8 @@ def test_a_trained_model_writes(config: str, capsys: pytest.CaptureFixture[str])
     assert len(capsys.readouterr().out) == 21
     assert main(["generate", "runs/run", "--prompt", "The @"]) == 2
     assert "--prompt: byte 4: the character '@'" in capsys.readouterr().err
+    assert main(["generate", "runs/run", "--prompt-file", "absent.txt"]) == 2
+    assert "absent.txt: cannot be read" in capsys.readouterr().err
 
 
 def test_bytes_that_are_not_text_are_written_as_text(config: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,8 +175,10 @@ def test_a_task_is_trained_evaluated_and_answered(config: str, capsys: pytest.Ca
     assert "5 sequences" in capsys.readouterr().out
     assert main(["generate", "runs/run", "--prompt", "1 0 1 2 3", "--tokens", "5"]) == 0
     assert len(capsys.readouterr().out.split()) >= 9
-    assert main(["evaluate", "runs/run", "--by-frequency"]) == 2
-    assert "a task has no words" in capsys.readouterr().err
+    assert main(["evaluate", "runs/run", "--by-frequency", "--text", "text.txt"]) == 2
+    assert "--text, --by-frequency: for texts only" in capsys.readouterr().err
+    assert main(["compare", "runs/run", "runs/run"]) == 2
+    assert "answers copy, a synthetic task" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import logging
-import math
 import os
 import shutil
 import signal
@@ -26,7 +25,6 @@ from reverie.metrics_file import drop_rows_after, read_rows
 from reverie.run_folder import LostRunError, open_run
 from reverie.run_lock import RunFolderError
 from training.errors import DivergenceError
-from training.held_out import HeldOut
 
 
 def run(root, total_steps, resume=False, trainer=None, **options):
@@ -303,53 +301,6 @@ def test_floats_are_averaged_and_counts_are_not():
     copy = Window(**window.state())
     assert window.row() == copy.row() == {"loss": 1.5, "count": 2.0, "rare": 5.0}
     assert window.row() == {}
-
-
-SCORES = [5.0, 3.0, 4.0, 2.0, 2.0, math.nan, 6.0]
-
-
-class ScoredTrainer(FakeTrainer):
-    """Is scored by SCORES, one every fourth update; the evaluation after update `stop_at` is stopped by a signal."""
-
-    def __init__(self, total_steps, stop_at=None):
-        super().__init__(total_steps)
-        self.stop_at = stop_at
-        self.held_out = HeldOut(4, self.measure, "validation/loss", higher_is_better=False, basis={"tokens": None})
-
-    def measure(self, check):
-        check()
-        if self.update_count == self.stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-            check()
-        return {"validation/loss": SCORES[self.update_count // 4 - 1]}
-
-
-def scores(folder):
-    return {found.step: found.score and found.score.value for found in map(checkpoint.load, folders(folder))}
-
-
-def test_the_best_checkpoint_is_saved_when_it_is_scored_and_kept(tmp_path):
-    code, _, folder = run(tmp_path, 300, trainer=ScoredTrainer(300))
-    assert code == 0
-    assert scores(folder / "checkpoints") == {160: 2.0, 280: 6.0, 300: None}
-    assert checkpoint.best(folder / "checkpoints")[0].step == 160
-
-
-@pytest.mark.parametrize(("stop", "step"), [(8, 80), (12, 120), (28, 280)])
-def test_an_evaluation_that_a_signal_stops_is_made_again_at_the_resume(tmp_path, stop, step):
-    _, whole, whole_folder = run(tmp_path / "whole", 280, trainer=ScoredTrainer(280))
-    code, _, folder = run(tmp_path / "parts", 280, trainer=ScoredTrainer(280, stop_at=stop))
-    assert code == 143
-    assert checkpoint.newest(folder / "checkpoints")[0].step == step
-    code, resumed, _ = run(tmp_path / "parts", 280, resume=True, trainer=ScoredTrainer(280))
-    assert code == 0
-    assert torch.equal(whole.w, resumed.w)
-    assert repr(logged(folder)) == repr(logged(whole_folder))
-    best, best_of_whole = (checkpoint.best(of / "checkpoints")[0] for of in (folder, whole_folder))
-    assert (best.step, best.score) == (best_of_whole.step, best_of_whole.score)
-    before = scores(folder / "checkpoints")
-    assert run(tmp_path / "parts", 280, resume=True, trainer=ScoredTrainer(280))[0] == 0
-    assert scores(folder / "checkpoints") == before
 
 
 def start(root, *options):
