@@ -193,6 +193,11 @@ def ranking(root: Path) -> list[tuple[Path, Score]]:
     return sorted(comparable, key=lambda entry: -entry[1].rank)
 
 
+def best_intact(root: Path) -> tuple[Path, Score] | None:
+    """The best checkpoint under `root` whose files are those that were written; None without one."""
+    return next((entry for entry in ranking(root) if is_intact(entry[0])), None)
+
+
 def newest_fingerprint(root: Path) -> dict[str, Any] | None:
     """The fingerprint of the newest checkpoint under `root` whose manifest is whole; None without one."""
     for folder in reversed(folders(root)):
@@ -275,9 +280,9 @@ def _prune(root: Path, saved: Path, keep: int) -> None:
         intact += is_intact(older.pop())
     if not older:
         return
-    best_one = next((folder for folder, _ in ranking(root) if folder == saved or is_intact(folder)), None)
+    best_one = best_intact(root)
     for folder in older:
-        if folder == best_one:
+        if best_one is not None and folder == best_one[0]:
             continue
         # Renamed first, so that an interrupted deletion leaves no partial folder under a checkpoint's name.
         doomed = root / f".tmp-{folder.name}-{os.getpid()}"

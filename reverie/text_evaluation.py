@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from reverie.tables import (
 from training.averaging import evaluation_weights
 from training.errors import UserError
 from training.weights import load_weights
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def evaluate(
     vocabulary = vocabulary_from(checkpoint.fingerprint["vocabulary"])
     weights = evaluation_weights(checkpoint.weights, checkpoint.state["trainer"])
     _check(wanted, variants)
+    _warn_of_cut_files(wanted, variants)
     for overrides, config in variants:
         reads_data = wanted.texts is None or wanted.by_frequency
         if reads_data and not names_data(overrides) and not isinstance(config.data, TaskConfig):
@@ -156,6 +160,14 @@ def _check(wanted: Wanted, variants: Variants[ExperimentConfig]) -> None:
     for overrides, _ in variants:
         if wanted.texts is not None and names_data(overrides) and not wanted.by_frequency:
             raise UserError(f"{' '.join(overrides)}: changes nothing where --text names what is scored")
+
+
+def _warn_of_cut_files(wanted: Wanted, variants: Variants[ExperimentConfig]) -> None:
+    """Say where an override names a file of which only a part will be scored."""
+    for overrides, config in variants:
+        path = getattr(config.data, "path", "")
+        if wanted.texts is None and f"data.path={path}" in overrides and Path(path).is_file():
+            logger.warning("%s: its %s split alone is scored; --text %s scores all of it", path, wanted.split, path)
 
 
 def _figures(result: Evaluation | Answers) -> dict[str, Any]:

@@ -243,7 +243,8 @@ class _Saver:
         for warning in warnings:
             logger.warning("%s", warning)
         self.saved_update = self.trainer.update_count
-        self.best_score = next((score for _, score in checkpoint.ranking(self.root)), None)
+        best = checkpoint.best_intact(self.root)
+        self.best_score = None if best is None else best[1]
         threads = torch.get_num_threads()
         if found.num_threads != threads:
             logger.warning(

@@ -98,6 +98,15 @@ def test_the_best_checkpoint_is_saved_when_it_is_scored_and_kept(tmp_path):
     assert checkpoint.best(folder / "checkpoints")[0].step == 160
 
 
+def test_a_best_checkpoint_that_is_damaged_is_saved_again_when_it_is_reached_again(tmp_path):
+    _, _, folder = run(tmp_path, 160, trainer=ScoredTrainer(160))
+    assert best(folder / "checkpoints")[0].step == 160
+    truncate_middle(folder / "checkpoints" / f"{160:012d}", "state.pt")
+    run(tmp_path, 180, resume=True, trainer=ScoredTrainer(180))
+    found, _ = best(folder / "checkpoints")
+    assert (found.path.name, found.score.value) == (f"{160:012d}-1", 2.0)
+
+
 @pytest.mark.parametrize(("stop", "step"), [(8, 80), (12, 120), (28, 280)])
 def test_an_evaluation_that_a_signal_stops_is_made_again_at_the_resume(tmp_path, stop, step):
     _, whole, whole_folder = run(tmp_path / "whole", 280, trainer=ScoredTrainer(280))

@@ -52,7 +52,10 @@ def test_any_checkpoint_is_evaluated_and_writes(config: str, capsys: pytest.Capt
 
 
 def test_whole_files_are_scored_and_two_models_compared_on_them(
-    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    config: str,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert main(["train", config, "train.total_tokens=960"]) == 0
     assert main(["train", config, "data.tokens=bytes", "run.name=bytes", "train.total_tokens=960"]) == 0
@@ -82,6 +85,10 @@ def test_whole_files_are_scored_and_two_models_compared_on_them(
     assert sum(alone) == pytest.approx(result["nats"], rel=1e-6), "a file is a document, whose memory begins empty"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(texts["a.txt"].encode())))
     assert printed("evaluate", "runs/run", "--text", "-")["nats"] == alone[0]
+    Path("long.txt").write_text(TEXT)
+    assert main(["evaluate", "runs/run", "data.path=long.txt"]) == 0
+    assert "long.txt: its validation split alone is scored; --text long.txt scores all of it" in caplog.text
+    assert "validation split: 132 tokens" in capsys.readouterr().out
     assert main(["evaluate", "runs/run", "core.memory_length=0,8", "--by-position", "p.png", "--text", "a.txt"]) == 0
     table = capsys.readouterr().out
     for text in ("runs/run at step 960, text: 100 tokens", "from position", "core.memory_length=0", "64  "):
