@@ -86,8 +86,8 @@ def evaluate(
     Each row plays a number of episodes fixed beforehand: taking those that finish first would favour short ones.
     `num_envs` rows are played together, as many as an actor's where it is None. An episode is cut after `max_steps`.
     `video` is a .gif or .mp4 file for the first episode; `advise` logs what the user should know of the environment.
-    Raises InputError if the weights do not fit the configuration
-    or the video cannot be written, EnvError if the environment cannot be drawn.
+    Raises InputError if the weights do not fit the configuration or the video cannot be written, EnvError if the
+    environment cannot be drawn.
     """
     if episodes < 1:
         raise ValueError(f"episodes: expected at least 1, got {episodes}")

@@ -47,7 +47,7 @@ def held_out_episodes(config: ExperimentConfig, weights: Callable[[], dict[str, 
         return metrics if result.success_rate is None else {**metrics, "evaluation/success": result.success_rate}
 
     basis = {"env": {"id": config.env.id, "kwargs": config.env.kwargs}, "episodes": train.evaluation_episodes}
-    return HeldOut(train.evaluation_interval, measure, SCORE, True, basis)
+    return HeldOut(train.evaluation_interval, measure, SCORE, higher_is_better=True, basis=basis)
 
 
 @contextlib.contextmanager

@@ -81,35 +81,23 @@ def score_answers(
 ) -> Answers:
     """Score the documents of a split that begin within its first `limit` tokens."""
     with evaluation_mode(model):
-        return _score_answers(model, data, split, batch_size, generate, limit, check)
-
-
-def _score_answers(
-    model: LanguageModel,
-    data: TaskConfig,
-    split: Split,
-    batch_size: int,
-    generate: bool,
-    limit: int | None,
-    check: Check,
-) -> Answers:
-    length = len(split.tokens) // len(split.starts)
-    count = len(split.starts) if limit is None else min(max(limit // length, 1), len(split.starts))
-    documents = split.tokens.reshape(-1, length)[:count].astype(np.int64)
-    places = slots(split)
-    answers = documents[:, places]
-    nats, likeliest = _teacher_forced(model, split, batch_size, count * length, check)
-    right = correct(data, documents, answers, likeliest.reshape(count, length)[:, places], answers)
-    result = Answers(split.name, count, nats / answers.size, float(right.mean()), float(right.all(1).mean()))
-    if generate:
-        generated = generate_answers(model, documents[:, : places.start], answer_length(data), batch_size)
-        right = correct(data, documents, answers, generated, generated)
-        result = dataclasses.replace(
-            result,
-            generated_symbol_accuracy=float(right.mean()),
-            generated_sequence_accuracy=float(right.all(1).mean()),
-        )
-    return result
+        length = len(split.tokens) // len(split.starts)
+        count = len(split.starts) if limit is None else min(max(limit // length, 1), len(split.starts))
+        documents = split.tokens.reshape(-1, length)[:count].astype(np.int64)
+        places = slots(split)
+        answers = documents[:, places]
+        nats, likeliest = _teacher_forced(model, split, batch_size, count * length, check)
+        right = correct(data, documents, answers, likeliest.reshape(count, length)[:, places], answers)
+        result = Answers(split.name, count, nats / answers.size, float(right.mean()), float(right.all(1).mean()))
+        if generate:
+            generated = generate_answers(model, documents[:, : places.start], answer_length(data), batch_size)
+            right = correct(data, documents, answers, generated, generated)
+            result = dataclasses.replace(
+                result,
+                generated_symbol_accuracy=float(right.mean()),
+                generated_sequence_accuracy=float(right.all(1).mean()),
+            )
+        return result
 
 
 def slots(split: Split) -> slice:

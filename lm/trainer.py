@@ -105,7 +105,7 @@ class NextTokenTrainer:
         self.lanes = Lanes(split, config.batch_size, config.segment_length)
         self.validate = validate
         basis = {"data": identity["data"], "tokens": config.evaluation_tokens}
-        self.held_out = HeldOut(config.evaluation_interval, self.measure, score, False, basis)
+        self.held_out = HeldOut(config.evaluation_interval, self.measure, score, higher_is_better=False, basis=basis)
         self.identity = dict(identity)
         self.model = model.to(config.device).train()
         self.core_state = model.core.initial_state(config.batch_size)

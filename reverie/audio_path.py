@@ -89,7 +89,7 @@ class AudioPath(PathInterface[ExperimentConfig]):
         from audio.evaluation import UNIT
 
         trained = checkpoint.fingerprint["quantiser"]
-        return f"{UNIT} ({trained['name']} at {trained['rate']:,} samples a second, gain {trained['gain']:.6g})"
+        return f"{UNIT} ({trained['name']} at {trained['rate']:,} samples a second, gain {trained['gain']})"
 
     def document_scores(
         self,

@@ -33,7 +33,7 @@ def find_checkpoint(run: Path, choice: str, adopt: Callable[[Checkpoint], object
     for entry in skipped:
         logger.warning("skipped a checkpoint: %s", entry.reason)
     if found is None:
-        missing = "no checkpoint with a held-out score" if choice == BEST else f"no checkpoint of step {int(choice):,}"
+        missing = "no checkpoint with a held-out score" if choice == BEST else f"no checkpoint of step {int(choice)}"
         raise RunFolderError(f"{run}: has {missing}; {_describe(root)}")
     return found
 

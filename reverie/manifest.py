@@ -24,7 +24,7 @@ from training.errors import InputError, UserError
 FORMAT = 1
 WEIGHTS, STATE, MANIFEST, SEAL = "weights.safetensors", "state.pt", "manifest.json", "manifest.sha256"
 NAME = re.compile(r"(\d{12})(?:-(\d{1,6}))?")
-"""The names of checkpoints: the step, and a number where an earlier checkpoint of that step is damaged."""
+"""The names of checkpoints: the step, and a number where there was one of that step, damaged or without its score."""
 _KEYS = {"format", "step", "fingerprint", "num_threads", "versions", "files"}
 _MAX_MANIFEST = 16 * 2**20
 

@@ -16,6 +16,8 @@ def read_texts(paths: Sequence[str]) -> list[Text]:
     """The texts of files, each whole, and of the standard input, `-`; raises InputError for one that cannot be read."""
     texts = []
     for path in paths:
+        if path == STANDARD_INPUT and sys.stdin is None:
+            raise InputError("standard input: is closed")
         try:
             raw = sys.stdin.buffer.read() if path == STANDARD_INPUT else Path(path).read_bytes()
         except OSError as error:

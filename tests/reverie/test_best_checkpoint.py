@@ -1,6 +1,7 @@
 """The best checkpoint: kept beside the newest, told by its sealed score, the same after any interruption."""
 
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -58,6 +59,15 @@ def test_scores_of_other_data_are_not_compared(tmp_path):
     assert best(tmp_path)[0].step == 2
     save_step(tmp_path, 4, keep=2)
     assert steps(tmp_path) == [2, 3, 4]
+
+
+def test_a_manifest_without_a_score_is_read(tmp_path):
+    folder = save_step(tmp_path, 1)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    del manifest["score"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    reseal(folder)
+    assert load(folder).score is None
 
 
 @pytest.mark.parametrize("score", [3, {}, {"metric": "x", "value": "1", "higher_is_better": True, "basis": {}}])
