@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from lm.scored import PositionBucket
 from reverie.tables import format_number, print_table
@@ -36,6 +37,7 @@ def draw_positions(curves: Curves, unit: str, title: str, output: Path) -> None:
         edges = [buckets[0].first + 1, *(bucket.last + 2 for bucket in buckets)]
         panel.stairs([bucket.nats_per_token for bucket in buckets], edges, baseline=None, label=label, linewidth=1.6)
     panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     panel.set_xlabel(f"{unit} of the document, counted from 1")
     panel.set_ylabel(f"nats per {unit}")
     panel.set_title(title, fontsize=10)
