@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from lm.scored import ScoredSplit
 from lm.vocabulary import Vocabulary
 from training.errors import UserError
+from training.files import replace_file
 
 COLUMNS = ("document", "position", "token", "text", "log_probability")
 """Document and position in it count from 0; `token` is its number, `log_probability` in nats."""
@@ -31,20 +31,12 @@ def write_token_table(path: Path, scored: ScoredSplit, vocabulary: Vocabulary) -
     all; raises UserError where it cannot be written.
     """
     form = _csv_lines if path.suffix == ".csv" else _json_lines
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
-        try:
-            with temporary.open("x", encoding="utf-8", newline="") as file:  # "x" follows no link
-                if path.suffix == ".csv":
-                    file.write(_csv_lines([COLUMNS]))
-                for rows in _rows(scored, vocabulary):
-                    file.write(form(rows))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replace_file(path) as file:
+            if path.suffix == ".csv":
+                file.write(_csv_lines([COLUMNS]).encode())
+            for rows in _rows(scored, vocabulary):
+                file.write(form(rows).encode())
     except OSError as error:
         raise UserError(f"--per-token: {path}: cannot be written: {error.strerror or error}") from error
 

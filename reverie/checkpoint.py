@@ -8,7 +8,7 @@ A checkpoint is a folder named by its step:
     manifest.sha256       the SHA-256 of manifest.json, in the format of sha256sum
 
 It is written to a temporary folder, fsynced, read back, and then renamed. When a checkpoint is read, every hash is
-compared before anything is parsed.
+compared before anything is parsed but the manifest and, to see that they fit into memory, the sizes of the weights.
 
 The best checkpoint is the intact one whose manifest has the best score, so no other record can disagree with it.
 """
@@ -45,7 +45,9 @@ from reverie.manifest import (
     read_manifest,
     reason,
 )
+from reverie.weights_size import check_size
 from training.errors import InputError
+from training.files import create_file
 
 _SPARE_BYTES = 2**20
 _UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, InputError)
@@ -117,6 +119,8 @@ def load(path: Path, fingerprint: Fingerprint | None = None) -> Checkpoint:
         found = differences(manifest["fingerprint"], fingerprint)
         if found:
             raise IncompatibleError(f"{path}: was written by another experiment:\n  " + "\n  ".join(found), found)
+    with convert_errors(path / WEIGHTS):
+        check_size(path / WEIGHTS, [entry["size"] for entry in manifest["files"].values()])
     contents = {name: read_and_verify(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
     with convert_errors(path / WEIGHTS):
         weights = safetensors.torch.load(contents[WEIGHTS])
@@ -248,7 +252,7 @@ def _publish(root: Path, step: int, contents: Mapping[str, bytes]) -> Path:
     temporary.mkdir()
     try:
         for name, raw in contents.items():
-            with (temporary / name).open("xb") as file:
+            with create_file(temporary / name) as file:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from lm.scored import PositionBucket
+from reverie.figures import plain_style, write_figure
 from reverie.tables import format_number, print_table
 from training.errors import UserError
 
@@ -30,22 +31,25 @@ def print_positions(curves: Curves, unit: str) -> None:
 
 def draw_positions(curves: Curves, unit: str, title: str, output: Path) -> None:
     """Draw the curves into a PNG; raises UserError where it cannot be written."""
-    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    panel = figure.add_subplot()
-    for label, buckets in curves:
-        edges = [buckets[0].first + 1, *(bucket.last + 2 for bucket in buckets)]
-        panel.stairs([bucket.nats_per_token for bucket in buckets], edges, baseline=None, label=label, linewidth=1.6)
-    panel.set_xscale("log", base=2)
-    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    panel.set_xlabel(f"{unit} of the document, counted from 1")
-    panel.set_ylabel(f"nats per {unit}")
-    panel.set_title(title, fontsize=10)
-    panel.legend(frameon=False)
-    panel.grid(color="0.9", linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
     try:
-        figure.savefig(output, format="png")
+        with plain_style():
+            figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
+            FigureCanvasAgg(figure)
+            panel = figure.add_subplot()
+            for label, buckets in curves:
+                edges = [buckets[0].first + 1, *(bucket.last + 2 for bucket in buckets)]
+                panel.stairs(
+                    [bucket.nats_per_token for bucket in buckets], edges, baseline=None, label=label, linewidth=1.6
+                )
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            panel.set_xlabel(f"{unit} of the document, counted from 1")
+            panel.set_ylabel(f"nats per {unit}")
+            panel.set_title(title, fontsize=10)
+            panel.legend(frameon=False)
+            panel.grid(color="0.9", linewidth=0.8)
+            panel.set_axisbelow(True)
+            panel.spines[["top", "right"]].set_visible(False)
+            write_figure(figure, output)
     except OSError as error:
         raise UserError(f"--by-position: {output}: cannot be written: {error.strerror or error}") from error

@@ -81,7 +81,6 @@ def run(
                 row = saver.window.row()
                 writer.write(trainer.step_count, {**row, RATE: progress.rate(trainer.step_count)})
             progress.close()
-            writer.close()
     if not saved:
         return 1
     return 128 + signals[0] if signals else 0
