@@ -41,11 +41,10 @@ from reverie.manifest import (
     convert_errors,
     is_intact,
     make_manifest,
-    read_and_verify,
+    read_files,
     read_manifest,
     reason,
 )
-from reverie.weights_size import check_size
 from training.errors import InputError
 from training.files import create_file
 
@@ -119,9 +118,7 @@ def load(path: Path, fingerprint: Fingerprint | None = None) -> Checkpoint:
         found = differences(manifest["fingerprint"], fingerprint)
         if found:
             raise IncompatibleError(f"{path}: was written by another experiment:\n  " + "\n  ".join(found), found)
-    with convert_errors(path / WEIGHTS):
-        check_size(path / WEIGHTS, [entry["size"] for entry in manifest["files"].values()])
-    contents = {name: read_and_verify(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
+    contents = read_files(path, manifest)
     with convert_errors(path / WEIGHTS):
         weights = safetensors.torch.load(contents[WEIGHTS])
         broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and tensor.isnan().any()]

@@ -10,7 +10,6 @@ import math
 import os
 import platform
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ from typing import Any
 import torch
 
 from reverie.fingerprint import Fingerprint, as_json
+from reverie.weights_size import check_size
 from training.errors import InputError, UserError
+from training.files import open_regular
 
 FORMAT = 1
 WEIGHTS, STATE, MANIFEST, SEAL = "weights.safetensors", "state.pt", "manifest.json", "manifest.sha256"
@@ -117,17 +118,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def is_intact(path: Path) -> bool:
     """Whether the files of a checkpoint are those of its manifest."""
-    try:
-        manifest = read_manifest(path)
-        for name in (WEIGHTS, STATE):
-            read_and_verify(path / name, manifest["files"][name])
-    except CheckpointError:
-        return False
-    return True
+    with contextlib.suppress(CheckpointError):
+        return bool(read_files(path, read_manifest(path)))
+    return False
 
 
-def read_and_verify(path: Path, expected: Mapping[str, Any]) -> bytes:
-    """The bytes of a file with the size and SHA-256 that a manifest says; raises CheckpointError for others."""
+def read_files(path: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    """The bytes of a checkpoint's files by their names; raises CheckpointError for others than its manifest says."""
+    with convert_errors(path / WEIGHTS):
+        check_size(path / WEIGHTS, [entry["size"] for entry in manifest["files"].values()])
+    return {name: _read_and_verify(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
+
+
+def _read_and_verify(path: Path, expected: Mapping[str, Any]) -> bytes:
     raw = _read(path, expected["size"])
     if len(raw) != expected["size"]:
         raise CheckpointError(f"{path}: has {len(raw)} bytes, the manifest says {expected['size']}")
@@ -185,13 +188,10 @@ def _is_score(data: Any) -> bool:
 def _read(path: Path, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes; links and pipes are refused without waiting."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{path}: is not a regular file")
-            if status.st_size > limit:
-                raise CheckpointError(f"{path}: has {status.st_size} bytes, at most {limit} expected")
+        with open_regular(path, follow_links=False) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise CheckpointError(f"{path}: has {size} bytes, at most {limit} expected")
             return file.read()
     except OSError as error:
         raise CheckpointError(f"{path}: {reason(error)}") from error

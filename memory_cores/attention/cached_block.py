@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar, cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from memory_cores.attention.attention import OutputHook
 from memory_cores.attention.block import TransformerBlock
-from memory_cores.attention.kv_cache import CachedAttention, StepView, pack
+from memory_cores.attention.kv_cache import StepAttention, StepView, pack
 from memory_cores.layers.gating import GRUGate
 
+A = TypeVar("A", bound=StepAttention)
 
-class CachedBlock:
+
+class CachedBlock(Generic[A]):
     """A Transformer block that computes one step of B rows."""
 
-    def __init__(self, block: TransformerBlock, attention: CachedAttention, batch_size: int) -> None:
+    def __init__(self, block: TransformerBlock, attention: A, batch_size: int) -> None:
         self.block = block
         self.kind = block.kind
         self.attention = attention
         self.hook: OutputHook | None = None
         """Takes the scaled queries (B, H, 1, W) and the attention's output (B, D); returns the output used in its
         place."""
-        self.attention_output = pack(attention.module.output.weight)
+        self.attention_output = pack(cast(nn.Linear, block.get_submodule("attention.output")).weight)
         self.hidden = pack(block.mlp.hidden.weight)
         self.output = pack(block.mlp.output.weight)
         if self.kind == "gtrxl":
@@ -38,11 +42,18 @@ class CachedBlock:
         """The attention sublayer: x (B, D) attends to the cached keys that are seen and to itself -> (B, D)."""
         if self.kind == "post":
             return normalise(self.run_attention(x, seen).add_(x), self.block.attention_norm)
-        attended = self.run_attention(normalise(x, self.block.attention_norm), seen)
-        if self.kind == "pre":
-            return attended.add_(x)
-        attended.relu_()
+        attended = self.attention_update(x, seen)
         return self.attention_gate.combine(x, attended) if self.kind == "gtrxl" else attended.add_(x)
+
+    def attention_update(self, x: Tensor, seen: StepView) -> Tensor:
+        """What the attention sublayer gives (B, D) for the residual stream x (B, D), of all but `post` blocks."""
+        attended = self.run_attention(normalise(x, self.block.attention_norm), seen)
+        return attended if self.kind == "pre" else attended.relu_()
+
+    def mlp_update(self, h: Tensor) -> Tensor:
+        """What the second sublayer adds (B, D) to the residual stream h (B, D), of `pre` and `trxl_i` blocks."""
+        transformed = self.mlp(self.mlp_input(h))
+        return transformed if self.kind == "pre" else transformed.relu_()
 
     def mlp_input(self, h: Tensor) -> Tensor:
         """The residual stream (B, D) between the sublayers as the second one reads it."""

@@ -203,7 +203,7 @@ class Universal(MemoryTransformer):
         if self.convolution is not None:
             entering = steps.scatter(entering, inner)
             inner = self.convolution(entering, past["transition"], window.episode, steps.steps)
-        return block.after_mlp(h, block.mlp(inner)), entering
+        return block.after_mlp(h, block.run_mlp(inner)), entering
 
     def stream(self, batch_size: int) -> UniversalStream:
         return UniversalStream(self, batch_size)
@@ -260,7 +260,7 @@ class UniversalStream(TransformerXLStream):
         past = self.transitions[depth]
         self.transitions[depth] = torch.cat([past[1:], entering[None]])[: len(past)]
 
-    def cached_blocks(self, state: State) -> list[CachedBlock]:
+    def cached_blocks(self, state: State) -> list[CachedBlock[CachedAttention]]:
         core, block = self.core, self.core.block
         self.signals = core.depth_signals(like=state["memory"]).detach()
         memory = state["memory"].detach() + self.signals[:, None]
