@@ -24,6 +24,7 @@ from agents.remote_actor import RemoteActor, env_spaces
 from agents.unroll import Unroll
 from envs import EnvError
 from training.errors import TrainingError
+from training.progress import ProgressLine
 from training.restoring import count_in
 
 MAX_BACKOFF = 60.0
@@ -73,7 +74,8 @@ class ActorPool:
         self.config = config
         self.shares_ray = is_joined()
         num_processes = config.agent.num_actors + (config.agent.inference == "learner")
-        self.ray = start_ray(num_processes, address)
+        with ProgressLine(None, what=f"starting Ray for {num_processes} processes"):
+            self.ray = start_ray(num_processes, address)
         self.reaper = None if self.shares_ray else start_reaper()
         if (num_cpus := self.ray.cluster_resources().get("CPU", 0.0)) < num_processes:
             logger.warning(
@@ -105,7 +107,8 @@ class ActorPool:
         ref = ask.remote(self.config.env)
         where = f"environment {self.config.env.id!r}"
         try:
-            self.observation_space, self.action_space, advice = self.ray.get(ref, timeout=agent.start_deadline)
+            with ProgressLine(None, what=f"{where}: asking for its spaces in a process of its own"):
+                self.observation_space, self.action_space, advice = self.ray.get(ref, timeout=agent.start_deadline)
         except self.ray.exceptions.GetTimeoutError:
             self.ray.cancel(ref, force=True)
             raise TrainingError(f"{where}: not made within {agent.start_deadline:g} s (agent.start_deadline)") from None

@@ -24,6 +24,7 @@ from lm.text_model import make_model
 from lm.vocabulary import CharacterVocabulary, Vocabulary
 from lm.words import WordVocabulary
 from training.errors import InputError
+from training.progress import ProgressLine
 from training.weights import load_weights
 
 CALL_LENGTH = 512
@@ -132,10 +133,14 @@ def token_nats(
     was_training = model.training
     model.eval()
     nats = np.zeros(min(len(split.tokens), limit or len(split.tokens)))
-    for batch in document_batches(split, batch_size, limit):
-        for places, targets, y in outputs(model, split, batch, call_length):
-            predicted = (targets != IGNORED).cpu().numpy()
-            nats[places[predicted]] = model.head.losses(y, targets).cpu().numpy()[predicted]
+    count = 0
+    with ProgressLine(len(nats), unit="tokens", what=f"scoring the {split.name} split") as line:
+        for batch in document_batches(split, batch_size, limit):
+            for places, targets, y in outputs(model, split, batch, call_length):
+                predicted = (targets != IGNORED).cpu().numpy()
+                nats[places[predicted]] = model.head.losses(y, targets).cpu().numpy()[predicted]
+                count += int(predicted.sum())
+                line.update(count)
     model.train(was_training)
     return nats
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from reverie import commands
 from reverie.arguments import make_parser
 from reverie.output import discard_output, escape_unknown_characters, lossy_output
+from reverie.stop_signals import StopRequested, raise_stop_signals
 from training.errors import UserError
 
 OUR_PACKAGES = ("memory_cores", "training", "envs", "agents", "audio", "lm")
@@ -57,14 +58,19 @@ def run_command(argv: Sequence[str] | None) -> int:
             # The user's own modules may lie where they stand. Last, so that no file there stands in for a library's;
             # and not for a run folder, which may come from anywhere.
             sys.path.append(str(Path.cwd()))
-        with lossy_output("stdout") if arguments.command == "train" else contextlib.nullcontext():
+        if arguments.command != "list":
+            print(f"reverie {arguments.command}: loading", file=sys.stderr, flush=True)  # torch takes seconds
+        lossy = lossy_output("stdout") if arguments.command == "train" else contextlib.nullcontext()
+        with lossy, raise_stop_signals():
             return COMMANDS[arguments.command](arguments)
     except UserError as error:
         _print_error(error)
         return error.exit_code
+    except StopRequested as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
 
 
 def check_packages() -> None:

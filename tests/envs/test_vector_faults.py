@@ -41,7 +41,8 @@ class Faulty(Scripted):
         ({"reward": -float("inf")}, "reward is -inf"),
         ({"reward": 1e38}, "reward is 1e"),
         ({"reward": None}, "reward is None, expected a number"),
-        ({"reward": np.zeros(1)}, "reward is array"),
+        ({"reward": np.zeros(1)}, r"reward is array.*; env\.lenient=true takes it"),
+        ({"reward": np.zeros(2)}, r"reward is array\(\[0\., 0\.\]\), expected a number$"),
         ({"reward": "1"}, "reward is '1'"),
         ({"observation": np.array([np.nan, 0], np.float32)}, "has nan, expected finite"),
         ({"observation": np.zeros(3, np.float32)}, r"shape \(3,\), expected \(2,\)"),
@@ -121,6 +122,8 @@ def test_an_observation_of_wider_floats_is_cast() -> None:
         (spaces.Discrete(3), np.array([0])),
         (spaces.Discrete(3), np.array([0.0, 1.0])),
         (spaces.MultiDiscrete([2, 3]), np.array([[0, 0], [2, 0]])),
+        (spaces.Tuple((spaces.Discrete(2), spaces.Discrete(3))), np.array([[0.0, 0.0], [2.0, 0.0]])),
+        (spaces.Tuple((spaces.Discrete(2),)), np.array([0.0, 1.0])),
         (BOX, np.array([[0, 0, np.nan], [0, 0, 0]], np.float32)),
     ],
     ids=str,
@@ -358,3 +361,44 @@ def test_ends_of_unrolls_with_faults_are_bootstrapped_where_the_episode_broke_of
     # Rewards 1, 2, (fault), 1: r1 + g r2 + g^2 V(third entry), and so on; the entry of the fault keeps its own value.
     expected = [1 + 0.5 * (2 + 0.5 * 30), 2 + 0.5 * 30, 30, 1 + 0.5 * 50]
     torch.testing.assert_close(targets.values, torch.tensor([expected]))
+
+
+@pytest.mark.parametrize("value", ["a word", 3, None, "Zz", "t" * 10])
+def test_a_text_is_one_of_its_space(value: Any) -> None:
+    class Speaking(Drifting):
+        def observation(self) -> Any:
+            return {"mission": value}
+
+    space = spaces.Dict({"mission": spaces.Text(9, charset="ather")})
+    with pytest.raises(envs.EnvFault, match=r"observation\['mission'\] is .*, expected a text in Text\(1, 9"):
+        envs.EnvVector(lambda: Speaking(space, spaces.Discrete(2)), num_envs=1, seed=0)
+
+
+def test_a_lenient_vector_lets_slight_excess_pass_and_counts_it() -> None:
+    class At(Drifting):
+        value: Any = (0.0, 11.0, -1.05)
+        reward: Any = np.ones((1, 1))
+
+        def observation(self) -> Any:
+            return np.array(self.value, np.float32)
+
+        def step(self, action: Any) -> Any:
+            observation, _, *rest = super().step(action)
+            return observation, self.reward, *rest
+
+    space = spaces.Box(np.array([0, 0, -1], np.float32), np.array([1, 10, 1], np.float32))
+    vector = envs.EnvVector(lambda: At(space, spaces.Discrete(2)), num_envs=2, seed=0, lenient=True)
+    np.testing.assert_allclose(vector.entry.observation["observation"], [[0, 10, -1]] * 2, atol=2e-4)
+    vector.pop_forgiven()
+    assert vector.step(np.array([0, 0])).reward.tolist() == [1, 1]
+    forgiven = {"a reward is an array of one number": 2, "observation is slightly out of bounds": 1}
+    assert vector.pop_forgiven() == forgiven
+    assert vector.pop_forgiven() == {}
+    for value, reward, message in (
+        ((0.0, 11.1, 0.0), 1.0, r"has 11\.1"),
+        ((np.nan, 11.0, 0.0), 1.0, "has nan"),
+        ((0.0, 0.0, 0.0), np.ones(2), "reward is array"),
+    ):
+        At.value, At.reward = value, reward
+        with pytest.raises(envs.EnvFault, match=message):
+            vector.step(np.array([0, 0]))

@@ -347,16 +347,6 @@ def read_until(process, words):
     return ""
 
 
-def test_a_second_signal_ends_the_process_at_once(monkeypatch):
-    exits = []
-    monkeypatch.setattr(os, "_exit", exits.append)
-    with train._stop_signals() as received:
-        signal.raise_signal(signal.SIGTERM)
-        assert (received, exits) == ([signal.SIGTERM], [])
-        signal.raise_signal(signal.SIGINT)
-    assert exits == [130]
-
-
 def test_leftovers_of_a_killed_save_are_gone_before_training_starts(tmp_path):
     _, _, folder = run(tmp_path, 100)
     dead = subprocess.Popen(["true"])
