@@ -39,7 +39,7 @@ class RecentRate:
     def add(self, count: int) -> None:
         """Note the count after an update."""
         now, marks = time.monotonic(), self._marks
-        if len(marks) > 2 and now - marks[-2][0] < GRAIN:
+        if len(marks) > 2 and marks[-1][0] - marks[-2][0] < GRAIN:
             marks.pop()
         marks.append((now, count))
         while len(marks) > 3 and now - marks[1][0] >= RECENT:
@@ -119,7 +119,7 @@ class LiveLine:
 
     def __init__(self, stream: TextIO, what: str, total: int | None, start: int) -> None:
         if LiveLine._shared is None:
-            columns = BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+            columns = BarColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
             LiveLine._shared = Progress(*columns, console=Console(file=stream), transient=True)
             LiveLine._shared.start()
         LiveLine._open += 1
@@ -130,7 +130,7 @@ class LiveLine:
         """Show a text, for good if it is the last."""
         self._progress.update(self._task, completed=count, description=text)
         if last:
-            self._progress.console.print(text)
+            self._progress.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         """Take the line away, and with the last one what shows them."""

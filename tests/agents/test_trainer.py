@@ -51,10 +51,11 @@ def test_runs_repeat_and_resume_bitwise(make_config: MakeConfig, core: str) -> N
 
 
 def test_nested_actions_and_words_are_learned_resumed_and_acted_on_alike(make_config: MakeConfig) -> None:
-    config = make_config("tests.agents.scripted_envs:Levers-v0", learning_rate=0.01, envs_per_actor=8, batch_size=8)
+    rows = {"envs_per_actor": 8, "batch_size": 8}
+    config = make_config("tests.agents.scripted_envs:Levers-v0", learning_rate=0.01, discount=0.0, **rows)
     whole, first = ImpalaTrainer(config), ImpalaTrainer(config)
-    metrics = run(whole, 60)
-    assert metrics[-1]["episode/success"] > 0.85
+    metrics = run(whole, 40)
+    assert metrics[-1]["episode/success"] > 0.9
     assert metrics[-1]["envs/faults"] == 0
     run(first, 4)
     second = ImpalaTrainer(config)

@@ -32,7 +32,7 @@ BITS = spaces.MultiBinary((2, 3))
 OBSERVATIONS = [BOX, NUMBER, BITS, spaces.Discrete(4), spaces.Discrete(5, start=10), spaces.MultiDiscrete([3, 2]), NEST]
 OBSERVATIONS += [spaces.Dict({"mission": spaces.Text(90, charset="dehkrty "), "place": BOX})]
 ACTIONS = [spaces.Discrete(3), spaces.Discrete(2, start=5), spaces.MultiDiscrete([[2, 3], [4, 2]]), BOX, NUMBER, BITS]
-ACTIONS += [spaces.Dict({"move": spaces.Discrete(3, start=4), "arm": spaces.Tuple((BOX, BITS))})]
+ACTIONS += [spaces.Dict({"act": spaces.Discrete(3, start=4), "arm": spaces.Tuple((BOX, BITS))})]
 
 
 def sample_actions(vector: envs.EnvVector, rng: np.random.Generator) -> Any:
@@ -241,8 +241,8 @@ def test_actions_are_clipped_and_shifted_and_the_last_action_is_the_one_that_ran
     nest = vector(ACTIONS[-1])
     nest.step(np.array([[2, 3.0, -0.25, 0.5, 1, 0, 0, 1, 1, 0]]))
     assert made[-1].got in nest.action_space
-    assert type(made[-1].got["move"]) is int
-    assert made[-1].got["move"] == 6
+    assert type(made[-1].got["act"]) is int
+    assert made[-1].got["act"] == 6
     np.testing.assert_array_equal(made[-1].got["arm"][0], np.array([1.0, -0.25, 0.5], np.float32))
     np.testing.assert_array_equal(made[-1].got["arm"][1], [[1, 0, 0], [1, 1, 0]])
     np.testing.assert_array_equal(nest.entry.last_action, [[2, 1.0, -0.25, 0.5, 1, 0, 0, 1, 1, 0]])
