@@ -150,6 +150,12 @@ class ActorPool:
 
     def next_unroll(self) -> Unroll:
         """The next finished unroll; waits for one."""
+        if any(slot.has_delivered for slot in self.slots):
+            return self._next_unroll()
+        with ProgressLine(None, what=f"starting {len(self.slots)} actors"):
+            return self._next_unroll()
+
+    def _next_unroll(self) -> Unroll:
         while True:
             now = time.monotonic()
             waiting = [slot for slot in self.slots if slot.handle is None and not slot.given_up]

@@ -18,7 +18,6 @@ episode: what came before is bootstrapped at the entry it last acted on, as if a
 from __future__ import annotations
 
 import contextlib
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -32,15 +31,14 @@ from envs.actions import action_dtype, action_shape, bounded_actions, checked_ac
 from envs.advice import advice
 from envs.entries import Entry, EpisodeStats, Fault, Transition
 from envs.episodes import REWARD_LIMIT, Forgive, Row, checked_reward, episode_seed, episode_stats
-from envs.errors import EnvError, EnvFault
+from envs.errors import EnvError, EnvFault, traceback_of
 from envs.observations import Observations
 from envs.spaces import Array, check_spaces
 from envs.vector_state import check_same
+from training.progress import track
 
 REPLAY_LIMIT = 100_000
 """Steps of one episode beyond which its actions are no longer kept, so that it cannot be restored."""
-TRACEBACK_LIMIT = 4000
-"""Characters kept of the end of a fault's traceback."""
 
 
 class EnvVector:
@@ -86,7 +84,7 @@ class EnvVector:
         self._forgive: Forgive | None = (lambda what: self._forgiven.update([what])) if lenient else None
         self._envs: list[gymnasium.Env[Any, Any]] = []
         try:
-            for _ in range(num_envs):
+            for _ in track(range(num_envs), what="making the environments", unit="environments"):
                 self._envs.append(make_env())
             self._adopt_spaces()
             self._steps = [env.step for env in self._envs]
@@ -308,8 +306,7 @@ class EnvVector:
             row = self._rows[i]
             row.faults += 1
             retired = self._is_retired(row)
-            trace = "".join(traceback.format_exception(fault.__cause__ or fault))[-TRACEBACK_LIMIT:]
-            self._faults.append(Fault(self.first_row + i, str(fault), trace, retired))
+            self._faults.append(Fault(self.first_row + i, str(fault), traceback_of(fault), retired))
             with contextlib.suppress(Exception):
                 self._envs[i].close()  # type: ignore[no-untyped-call]
             if retired and self.num_retired == self.num_envs:

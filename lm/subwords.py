@@ -120,7 +120,7 @@ def _learn(tokenizer: Tokenizer, trainer: BpeTrainer, pieces: Iterator[str], siz
 
     thread = threading.Thread(target=learn, daemon=True)
     thread.start()
-    with ProgressLine(None, unit="characters read", what=f"learning {size:,} sub-words") as line:
+    with ProgressLine(None, unit="characters", what=f"learning {size:,} sub-words") as line:
         while thread.is_alive():
             thread.join(GLANCE)
             line.update(characters)

@@ -104,9 +104,9 @@ class ProgressLine:
         counted = f"{count:,}" if self._total is None else f"{count:,} / {self._total:,}"
         parts = [f"{self._what}: {counted} {self._unit}" if self._what else f"{counted} {self._unit}"]
         rate = self._rate.value
-        if rate is not None:
+        if rate is not None and self._total is not None:
             parts.append(f"{rate:,.{0 if rate >= 10 else 2}f} {self._unit}/s")
-            if rate > 0 and self._total is not None and not last:
+            if rate > 0 and not last:
                 parts.append(f"{_duration((self._total - count) / rate)} left")
         return "  ".join([*parts, *(f"{word} {value:.3g}" for word, value in figures.items())])
 

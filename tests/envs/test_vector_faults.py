@@ -369,7 +369,7 @@ def test_a_text_is_one_of_its_space(value: Any) -> None:
         def observation(self) -> Any:
             return {"mission": value}
 
-    space = spaces.Dict({"mission": spaces.Text(9, charset="ather")})
+    space = spaces.Dict({"mission": spaces.Text(9, charset="aether")})
     with pytest.raises(envs.EnvFault, match=r"observation\['mission'\] is .*, expected a text in Text\(1, 9"):
         envs.EnvVector(lambda: Speaking(space, spaces.Discrete(2)), num_envs=1, seed=0)
 
