@@ -5,6 +5,7 @@ Libraries that are slow to import, or that may not import at all beside some bui
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import io
@@ -131,34 +132,42 @@ Parts = Iterator[tuple[Samples, Header]]
 
 def _decode_wav(file: io.BufferedReader, size: int, seconds: float) -> Parts:
     header = read_wav_header(file, size)
-    # The decoder is given the samples alone: it parses no chunk of the file.
     file.seek(header.start)
+    frame = header.channels * header.width
 
     def decode(count: int) -> NDArray[np.float32]:
-        with _open_sound(
-            io.BytesIO(file.read(count * header.channels * header.width)),
-            format="RAW",
-            subtype=header.subtype,
-            endian="LITTLE",
-            samplerate=header.rate,
-            channels=header.channels,
-        ) as sound:
-            return _read(sound, count, "float32")
+        raw = file.read(count * frame)
+        return _to_float(raw[: len(raw) // frame * frame], header).reshape(-1, header.channels)
 
     for length in _lengths(header, seconds):
         yield _read_part(decode, header, length), header
 
 
+def _to_float(raw: bytes, header: Header) -> Samples:
+    """(N,), the samples of all channels in the bytes of a WAV file."""
+    if header.subtype in ("FLOAT", "DOUBLE"):
+        with np.errstate(over="ignore"):  # infinity is refused later
+            return np.frombuffer(raw, f"<f{header.width}").astype(np.float32)
+    if header.subtype == "PCM_U8":
+        return (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
+    integers = np.zeros((len(raw) // header.width, 4), np.uint8)
+    integers[:, 4 - header.width :] = np.frombuffer(raw, np.uint8).reshape(-1, header.width)
+    return integers.view("<i4")[:, 0].astype(np.float32) * np.float32(2**-31)
+
+
 def _decode_flac(file: io.BufferedReader, size: int, seconds: float) -> Parts:
     header = read_flac_header(file)
-    file.seek(0)
-    stream: io.BufferedIOBase = file
-    if not header.is_stated:
-        raw = file.read()
-        header = replace(header, frames=count_samples(raw))
-        stream = io.BytesIO(write_flac_length(raw, header.frames))
-    width, digest = int(header.subtype.removeprefix("PCM_")) // 8, hashlib.md5(usedforsecurity=False)
-    with _open_sound(stream) as sound:
+    with contextlib.ExitStack() as stack:
+        whole: io.BufferedIOBase = file
+        if not header.is_stated:
+            file.seek(0)
+            raw = file.read()
+            header = replace(header, frames=count_samples(raw))
+            whole = stack.enter_context(os.fdopen(os.memfd_create("flac"), "w+b"))
+            whole.write(write_flac_length(raw, header.frames))
+            whole.flush()
+        sound = stack.enter_context(_open_sound(whole))
+        width, digest = int(header.subtype.removeprefix("PCM_")) // 8, hashlib.md5(usedforsecurity=False)
 
         def decode(count: int) -> NDArray[np.float32]:
             integers = _read(sound, count, "int32")
@@ -191,9 +200,12 @@ def _lengths(header: Header, seconds: float) -> list[int]:
     return [short + 1] * longer + [short] * (count - longer)
 
 
-def _open_sound(file: io.BufferedIOBase, **layout: Any) -> Any:
+def _open_sound(file: io.BufferedIOBase) -> Any:
+    """The sound of a file, from its beginning; it reads by the descriptor, as signals that meet Python code which a
+    library calls back are lost."""
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
     try:
-        return soundfile.SoundFile(file, **layout)
+        return soundfile.SoundFile(file.fileno(), closefd=False)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ClipError(f"cannot be decoded: {error}") from error
 

@@ -45,11 +45,12 @@ def checked_reward(reward: Any, forgive: Forgive | None = None) -> float:
     An array of one number is let pass where there is `forgive`.
     """
     number = np.asarray(reward)
-    if forgive is not None and number.shape != () and number.size == 1:
+    is_one_number = number.size == 1 and number.dtype.kind in "fiub"
+    if is_one_number and number.shape != () and forgive is not None:
         forgive("a reward is an array of one number")
         number = number.reshape(())
-    if number.shape != () or number.dtype.kind not in "fiub":
-        hint = "; env.lenient=true takes it" if number.size == 1 and number.dtype.kind in "fiub" else ""
+    if not is_one_number or number.shape != ():
+        hint = "; env.lenient=true takes it" if is_one_number else ""
         raise ValueError(f"reward is {reward!r}, expected a number{hint}")
     value = float(number)
     if not -REWARD_LIMIT < value < REWARD_LIMIT:

@@ -244,6 +244,7 @@ def clip_slight_excess(leaf: Leaf, batch: Array) -> bool:
     low, high = leaf.bounds
     wider = low - SLIGHT * np.maximum(1.0, abs(low)), high + SLIGHT * np.maximum(1.0, abs(high))
     slight = ((batch < low) & (batch >= wider[0])) | ((batch > high) & (batch <= wider[1]))
+    slight &= np.isfinite(batch)
     if not slight.any():
         return False
     np.copyto(batch, batch.clip(low, high), where=slight)
