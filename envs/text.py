@@ -22,7 +22,7 @@ def hashed_words(text: str, length: int) -> NDArray[np.int64]:
 
     >>> hashed_words("Fetch the key", 4).shape
     (4, 2)
-    >>> (hashed_words("Fetch the key", 4) == hashed_words("fetch the  key", 4)).all()
+    >>> np.array_equal(hashed_words("Fetch the key", 4), hashed_words("fetch the  key", 4))
     True
     """
     hashes = np.zeros((length, 2), np.int64)
