@@ -149,7 +149,7 @@ def _to_float(raw: bytes, header: Header) -> Samples:
         with np.errstate(over="ignore"):  # infinity is refused later
             return np.frombuffer(raw, f"<f{header.width}").astype(np.float32)
     if header.subtype == "PCM_U8":
-        return (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
+        return (np.frombuffer(raw, np.uint8).astype(np.float32) - np.float32(128)) * np.float32(2**-7)
     integers = np.zeros((len(raw) // header.width, 4), np.uint8)
     integers[:, 4 - header.width :] = np.frombuffer(raw, np.uint8).reshape(-1, header.width)
     return integers.view("<i4")[:, 0].astype(np.float32) * np.float32(2**-31)

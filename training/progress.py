@@ -15,6 +15,8 @@ from typing import ClassVar, Self, TextIO, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+LIVE_INTERVAL = 0.1
+"""Seconds between two texts of a live line, which cost more than a step of a small model."""
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines, of whatever tasks, if the output is not a terminal."""
 QUIET = 1.0
@@ -69,6 +71,7 @@ class ProgressLine:
         self._total, self._unit, self._what = total, unit, what
         self._began = time.monotonic()
         self._rate = RecentRate()
+        self._next_live_text = 0.0
         self._live = LiveLine(self._stream, what, total, start) if self._stream.isatty() else None
         if self._live is None and total is None:
             print(what, file=self._stream, flush=True)
@@ -89,7 +92,9 @@ class ProgressLine:
         self._rate.add(count)
         now = time.monotonic()
         if self._live is not None:
-            self._live.show(count, self._text(count, figures or {}, last), last)
+            if last or now >= self._next_live_text:
+                self._live.show(count, self._text(count, figures or {}, last), last)
+                self._next_live_text = now + LIVE_INTERVAL
         elif last or now >= max(self._began + QUIET, ProgressLine._next_plain_line):
             print(self._text(count, figures or {}, last), file=self._stream, flush=True)
             ProgressLine._next_plain_line = now + PLAIN_INTERVAL

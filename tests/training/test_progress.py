@@ -96,7 +96,9 @@ def test_lines_of_tasks_within_tasks_share_a_terminal() -> None:
         with ProgressLine(None, 0, out, what="learning sub-words"):
             pass
         with ProgressLine(5, 0, out, what="scoring", unit="tokens") as inner:
-            inner.update(5)
+            for count in range(10_000):
+                inner.update(count % 5)
         outer.update(10, last=True)
     assert "10 / 10 steps" in out.getvalue()
+    assert len(out.getvalue()) < 10_000
     assert progress.LiveLine._shared is None
