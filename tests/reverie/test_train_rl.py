@@ -100,6 +100,7 @@ def test_evaluate_and_report(
     assert json.loads(capsys.readouterr().out) == evaluation
 
     monkeypatch.setattr(progress, "QUIET", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
     monkeypatch.setattr(progress.ProgressLine, "_next_plain_line", 0.0)
     assert main(["evaluate", run, "--episodes", "5", "--envs", "2", "--max-steps", "2", "--json"]) == 0
     printed = capsys.readouterr()
