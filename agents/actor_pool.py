@@ -16,10 +16,9 @@ import gymnasium as gym
 
 from agents.actor import Weights
 from agents.actor_seeds import ActorSeeds
-from agents.cluster import is_joined, start_ray
+from agents.cluster import start_ray
 from agents.config import ExperimentConfig
 from agents.inference import InferenceServer
-from agents.reaper import start_reaper, stop_reaper
 from agents.remote_actor import RemoteActor, env_spaces
 from agents.unroll import Unroll
 from envs import EnvError
@@ -72,11 +71,10 @@ class ActorPool:
     def __init__(self, config: ExperimentConfig, address: str | None = None) -> None:
         """`address` is that of a Ray cluster; None starts one on this machine."""
         self.config = config
-        self.shares_ray = is_joined()
         num_processes = config.agent.num_actors + (config.agent.inference == "learner")
         with ProgressLine(None, what=f"starting Ray for {num_processes} processes"):
-            self.ray = start_ray(num_processes, address)
-        self.reaper = None if self.shares_ray else start_reaper()
+            self.session = start_ray(num_processes, address)
+        self.ray = self.session.ray
         if (num_cpus := self.ray.cluster_resources().get("CPU", 0.0)) < num_processes:
             logger.warning(
                 "the Ray cluster has %g CPUs, one for each of %d processes is needed (agent.num_actors is %d): those "
@@ -299,10 +297,8 @@ class ActorPool:
 
     def close(self) -> None:
         """Stop the actors, and Ray unless it was there before."""
-        if not self.shares_ray:
-            self.ray.shutdown()
-            if self.reaper is not None:
-                stop_reaper(self.reaper)
+        if not self.session.is_shared:
+            self.session.close()
             return
         for slot in self.slots:
             self._drop(slot)

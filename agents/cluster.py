@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+from agents.ray_session import RaySession, delayed_signals, require_open_files
 from training.errors import TrainingError
 
 CONNECT_TIMEOUT = 10.0
@@ -53,15 +56,16 @@ def check_reachable(address: str) -> None:
         raise TrainingError(f"no Ray cluster could be joined at {address}: {error}") from None
 
 
-def start_ray(num_processes: int, address: str | None = None) -> Any:
-    """Start a private Ray with room for `num_processes`, or join the cluster at `address`, and return the module.
+def start_ray(num_processes: int, address: str | None = None) -> RaySession:
+    """Start a private Ray with room for `num_processes`, or join the cluster at `address`.
 
     A Ray that this process has already joined is used as it is. The dashboard, whose job interface runs code, stays
-    off. Raises TrainingError where Ray's authentication is turned off, where no cluster answers, or where Ray's token
-    cannot be written.
+    off. Raises TrainingError where Ray's authentication is turned off, where no cluster answers, where too few files
+    may be open, or where Ray's token or sockets cannot be written.
     """
-    if os.environ.get("RAY_AUTH_MODE") == "disabled":
-        raise TrainingError("RAY_AUTH_MODE=disabled turns off Ray's authentication: unset it to train")
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode != "token":
+        raise TrainingError(f"RAY_AUTH_MODE={mode!r} would turn off Ray's authentication: unset it to train")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is not None and address != "auto":
         check_reachable(address)
@@ -71,15 +75,29 @@ def start_ray(num_processes: int, address: str | None = None) -> Any:
     import ray
 
     if is_joined():
-        return ray
+        return RaySession(ray, is_shared=True)
+    require_open_files(num_processes)
+    session = RaySession.begin(ray, is_local=address is None)
+    try:
+        with delayed_signals(), keep_signal_handler():
+            _init(ray, num_processes, address, session.folder)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _init(ray: Any, num_processes: int, address: str | None, folder: Path | None) -> None:
+    """`ray.init`, its errors turned into TrainingError."""
     from ray.job_config import JobConfig
 
     job = JobConfig()
     job._py_driver_sys_path = NoPlaces()
     where: dict[str, Any] = {"address": address}
-    if address is None:
+    if folder is not None:
         num_cpus = max(num_processes, os.cpu_count() or 1)
-        where = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
+        # Ray opens its own folder to everybody; the one that it is in is closed to others.
+        where = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False, "_temp_dir": str(folder / "r")}
     previous_umask = os.umask(0o077)
     try:
         ray.init(
@@ -89,9 +107,7 @@ def start_ray(num_processes: int, address: str | None = None) -> Any:
             # Environments may print without end.
             log_to_driver=False,
             job_config=job,
-            # Environments may live in modules that only this process can import from where it stands. Last, so that no
-            # file there stands in for a library's.
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path), os.getcwd()])}},
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(import_places())}},
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address is None:
@@ -104,4 +120,24 @@ def start_ray(num_processes: int, address: str | None = None) -> Any:
         ) from error
     finally:
         os.umask(previous_umask)
-    return ray
+
+
+@contextlib.contextmanager
+def keep_signal_handler() -> Iterator[None]:
+    """Keep Ray's start from replacing the handler of SIGTERM by one that ends this process in the midst of a call."""
+    from ray._private import utils
+
+    replace = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = replace
+
+
+def import_places() -> list[str]:
+    """Where actors import from: where this process does.
+
+    The working folder, which is the empty place here, comes last, so that no file there stands in for a library's.
+    """
+    return [*filter(None, sys.path), *([os.getcwd()] if "" in sys.path else [])]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,11 +26,14 @@ Process = tuple[int, str]
 """Its id and when it began, which together are never used again."""
 
 
-def start_reaper() -> subprocess.Popen[bytes] | None:
-    """A reaper of what this process has started and will start; None where there is no /proc to look at."""
+def start_reaper(folder: Path | None = None) -> subprocess.Popen[bytes] | None:
+    """A reaper of what this process has started and will start; None where there is no /proc to look at.
+
+    It deletes a folder too, after all have ended.
+    """
     if not Path("/proc/self/stat").exists():
         return None
-    arguments = [sys.executable, "-I", "-S", __file__, str(os.getpid())]
+    arguments = [sys.executable, "-I", "-S", __file__, str(os.getpid()), *([] if folder is None else [str(folder)])]
     null = subprocess.DEVNULL
     # A session of its own: what ends the learner's process group must not end the reaper.
     return subprocess.Popen(arguments, stdin=null, stdout=null, stderr=null, start_new_session=True)
@@ -88,3 +92,5 @@ def survivors(family: set[Process], ancestors: Collection[int] = ()) -> set[Proc
 
 if __name__ == "__main__":
     reap(int(sys.argv[1]))
+    for place in sys.argv[2:]:
+        shutil.rmtree(place, ignore_errors=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from envs import EnvError
 from training.errors import InputError
+from training.files import write_file
 
 MAX_FRAMES = 2000
 SUFFIXES = (".gif", ".mp4")
@@ -57,8 +58,8 @@ def check_video_path(path: Path) -> None:
         raise InputError(f"{path}: expected a file name ending in {' or '.join(SUFFIXES)}")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a file")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: is not a regular file")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InputError(f"{path}: cannot be written")
 
@@ -66,6 +67,7 @@ def check_video_path(path: Path) -> None:
 def write_video(path: Path, frames: list[np.ndarray], frames_per_second: int) -> None:
     """Write frames (height, width, 3) to the file of a checked path."""
     if path.suffix == ".gif":
-        imageio.imwrite(path, np.stack(frames), duration=1000 / frames_per_second, loop=0)
+        options: dict[str, Any] = {"duration": 1000 / frames_per_second, "loop": 0}
     else:
-        imageio.imwrite(path, np.stack(frames), fps=frames_per_second, macro_block_size=2)
+        options = {"fps": frames_per_second, "macro_block_size": 2}
+    write_file(path, imageio.imwrite("<bytes>", np.stack(frames), extension=path.suffix, **options))

@@ -35,6 +35,7 @@ from lm.corpus import Split
 from lm.mapped import open_numbers
 from lm.prepared import MANIFEST, atomic_folder, cache_root, open_or_make, read_manifest
 from training.errors import InputError
+from training.files import write_file
 from training.progress import track
 
 FORMAT = 2
@@ -185,7 +186,7 @@ def _make(
             ],
             "splits": entries,
         }
-        (temporary / MANIFEST).write_text(json.dumps(manifest))
+        write_file(temporary / MANIFEST, json.dumps(manifest).encode())
 
 
 def _require_clips(config: DataConfig, sources: Sequence[Source], read: Recordings) -> None:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from audio.clip_header import ClipError
 from audio.config import DataConfig
-from audio.waveform import open_regular
+from audio.waveform import open_clip
 from training.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -262,7 +262,7 @@ def _raise(error: OSError) -> None:
 def _lines(path: Path) -> list[str]:
     """The lines of a text file, which end at line feeds alone: a transcript may hold Unicode's other separators."""
     try:
-        with open_regular(path) as file:
+        with open_clip(path) as file:
             text = file.read().decode().removeprefix("\ufeff")
     except ClipError as error:
         raise InputError(f"{path}: {error}; the layout needs it") from error

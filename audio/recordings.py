@@ -19,6 +19,7 @@ from audio.layouts import Source
 from audio.quantiser import Quantiser
 from audio.waveform import Samples
 from lm.mapped import file_sha256
+from training.files import create_file
 from training.progress import track
 
 PIECE = 2**22
@@ -53,7 +54,7 @@ class Recordings:
         self.skipped: list[dict[str, str]] = []
         self.unstated: list[Source] = []
         """Sources that do not state their length."""
-        with self.path.open("wb") as file:
+        with create_file(self.path) as file:
             for source in track(sources, what="reading the clips", unit="clips"):
                 before, is_stated = len(self.clips), True
                 place = file.tell()
@@ -80,7 +81,7 @@ class Recordings:
         """Write the codes of some of the clips to a file; returns what the manifest says of them."""
         clipped = count = 0
         starts = []
-        with self.path.open("rb") as floats, path.open("wb") as codes:
+        with self.path.open("rb") as floats, create_file(path) as codes:
             for clip in track(clips, what=f"preparing the {path.stem} split", unit="clips"):
                 starts.append(count)
                 floats.seek(clip.start * 4)

@@ -26,6 +26,7 @@ from lm.model import LanguageModel, Sampling
 from lm.trainer import NextTokenTrainer
 from training.averaging import use_average
 from training.errors import InputError
+from training.files import make_folder, write_file
 
 KINDS = ("real", "continued", "free")
 MAX_REAL_CLIPS = 100
@@ -65,12 +66,12 @@ class AudioSamples:
         return log_mel_picture([[c for c in self.clips if c.name.startswith(kind)] for kind in KINDS], self.rate)
 
     def save(self, folder: Path) -> None:
-        """Write every clip as WAV, and its figures as a line of clips.jsonl."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write every clip as WAV, and its figures as a line of clips.jsonl; raises OSError."""
+        make_folder(folder)
         for clip in self.clips:
             waveform.write(folder / f"{clip.name}.wav", clip.samples, self.rate)
         lines = [json.dumps({"clip": clip.name, **clip.figures}) for clip in self.clips]
-        (folder / "clips.jsonl").write_text("\n".join(lines) + "\n")
+        write_file(folder / "clips.jsonl", ("\n".join(lines) + "\n").encode())
 
 
 class AudioSampler:

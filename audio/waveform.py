@@ -11,7 +11,6 @@ import importlib
 import io
 import math
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from audio.clip_header import MAX_SAMPLES, ClipError, Header, read_flac_header, read_wav_header, write_flac_length
 from audio.flac_length import count_samples
+from training.files import WrongKindError, open_regular, write_file
 
 Samples = NDArray[np.float32]
 """(N,) samples of one channel, full scale at 1."""
@@ -66,7 +66,7 @@ def read_parts(path: Path, formats: Sequence[str] = ("wav", "flac"), seconds: fl
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in formats:
         raise ClipError(f"is not one of the formats {', '.join(formats)}; ffmpeg -i IN OUT.wav converts any sound")
-    with open_regular(path) as file:
+    with open_clip(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise ClipError("is empty")
@@ -77,13 +77,15 @@ def read_parts(path: Path, formats: Sequence[str] = ("wav", "flac"), seconds: fl
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a regular file; raises ClipError for anything else."""
-    with open_regular(path) as file:
+    with open_clip(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(path: Path, samples: Samples, rate: int) -> None:
     """A WAV file of 16-bit PCM, samples clipped to [-1, 1]."""
-    soundfile.write(path, samples.clip(-1, 1), rate, subtype="PCM_16", format="WAV")
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples.clip(-1, 1), rate, subtype="PCM_16", format="WAV")
+    write_file(path, encoded.getvalue())
 
 
 def resample(samples: Samples, rate: int, target_rate: int) -> Samples:
@@ -114,16 +116,14 @@ def torchaudio_module() -> Any:
     return module
 
 
-def open_regular(path: Path) -> io.BufferedReader:
-    """The file, if it is a regular one, else ClipError; opening never waits for a FIFO's writer."""
+def open_clip(path: Path) -> io.BufferedReader:
+    """The file of a clip; raises ClipError if it cannot be opened or is not a regular one."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_regular(path)
+    except WrongKindError as error:
+        raise ClipError(error.strerror) from error
     except OSError as error:
         raise ClipError(f"cannot be opened: {error.strerror or error}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ClipError("is not a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 Parts = Iterator[tuple[Samples, Header]]

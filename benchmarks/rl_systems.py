@@ -167,7 +167,7 @@ def run_rllib(setting: Setting) -> None:
     from agents.cluster import start_ray
 
     torch.set_num_threads(1)
-    ray = start_ray(WORKERS)
+    session = start_ray(WORKERS)
     from ray.rllib.algorithms.impala import IMPALAConfig
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
     from ray.tune import register_env
@@ -205,7 +205,7 @@ def run_rllib(setting: Setting) -> None:
             tell(int(sampled.get("num_env_steps_sampled_lifetime", 0)), mean_return)
     finally:
         algorithm.stop()
-        ray.shutdown()
+        session.close()
 
 
 def sample_factory_options(setting: Setting, folder: str) -> list[str]:

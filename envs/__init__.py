@@ -3,7 +3,7 @@
 from envs.advice import advice
 from envs.entries import Entry, EpisodeStats, Fault, Transition
 from envs.errors import EnvError, EnvFault
-from envs.make import make
+from envs.make import make, receivers
 from envs.registration import names, register
 from envs.spaces import Leaf, check_spaces, leaves
 from envs.vector import EnvVector
@@ -24,4 +24,5 @@ __all__ = [
     "leaves",
     "make",
     "names",
+    "receivers",
 ]

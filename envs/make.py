@@ -30,6 +30,10 @@ EXTRAS = {
 """How ids begin that an extra of this package brings: the extra, and the module whose import registers them."""
 
 
+WRITER = "RecordVideo"
+"""Gymnasium's wrapper that writes files, to a folder among its arguments."""
+
+
 def make(env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """Make the environment of a Gymnasium id.
 
@@ -73,6 +77,25 @@ def make(env_id: str, kwargs: dict[str, Any] | None = None, render_mode: str | N
             f"environment {env_id!r}: {type(error).__name__}: {error}{_origin(error)}{_keyword_hint(error, arguments)}"
         ) from None
     return env
+
+
+def receivers(env_id: str, kwargs: dict[str, Any]) -> list[str]:
+    """The modules beyond this project's and Gymnasium's tasks that act on the arguments of an environment.
+
+    Arguments may name files to read, to write and to run: ViZDoom starts the program in `vizdoom_path`. An id with a
+    module of its own is not looked at.
+    """
+    found = []
+    if kwargs.keys() - {"wrappers"} and ":" not in env_id:
+        found += [module for prefix, (_, module) in EXTRAS.items() if env_id.startswith(prefix)]
+        for name, spec in gymnasium.registry.items():
+            if env_id in (name, name.rpartition("-v")[0]):  # without a version the newest is made
+                entry = spec.entry_point
+                found.append(entry.partition(":")[0] if isinstance(entry, str) else str(entry.__module__))
+    chosen = kwargs.get("wrappers", [])
+    if any(isinstance(entry, dict) and WRITER in entry for entry in (chosen if isinstance(chosen, list) else [chosen])):
+        found.append(f"gymnasium.wrappers.{WRITER}")
+    return [module for module in dict.fromkeys(found) if not module.startswith(("envs.", "gymnasium.envs."))]
 
 
 def _wrappers_of_extra(env_id: str) -> list[Wrapping]:

@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--env-runners", type=int, default=2)
     arguments = parser.parse_args()
-    ray = start_ray(arguments.env_runners)
+    session = start_ray(arguments.env_runners)
     algorithm = make_config(arguments.core, arguments.length, arguments.seed, arguments.env_runners).build_algo()
     start, steps, mean_return = time.monotonic(), 0, float("-inf")
     print(f"{'steps':>9} {'seconds':>8} {'return':>7} {'length':>7}")
@@ -75,7 +75,7 @@ def main() -> None:
             print(f"{steps:9,} {time.monotonic() - start:8.1f} {mean_return:7.3f} {length:7.1f}", flush=True)
     finally:
         algorithm.stop()
-        ray.shutdown()
+        session.close()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from lm.prepared import MANIFEST, atomic_folder, cache_root, open_or_make, read_
 from lm.vocabularies import make_vocabulary, vocabulary_from
 from lm.vocabulary import Tokens, Vocabulary
 from training.errors import InputError
+from training.files import create_file, write_file
 from training.progress import track
 
 FORMAT = 2
@@ -139,14 +140,14 @@ def _make(
             "vocabulary": vocabulary.description(),
             "splits": splits,
         }
-        (temporary / MANIFEST).write_text(json.dumps(manifest))
+        write_file(temporary / MANIFEST, json.dumps(manifest).encode())
 
 
 def _write_split(path: Path, documents: Sequence[Document], vocabulary: Vocabulary) -> dict[str, Any]:
     starts: list[int] = []
     count = num_bytes = num_words = 0
     dtype = np.min_scalar_type(vocabulary.size - 1)
-    with path.open("wb") as file:
+    with create_file(path) as file:
         for document in track(documents, what=f"preparing the {path.stem} split", unit="documents"):
             raw = document.read()
             tokens = vocabulary.encode(raw, str(document.path), document.start).astype(dtype, copy=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from agents.config import ExperimentConfig
 from reverie.path_interface import Batch, Curve, PathInterface, SamplingPlan, Variants
-from reverie.permissions import ENV_ID
+from reverie.permissions import ENV_ARGUMENTS, ENV_ID
 from training.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,8 +45,13 @@ class AgentPath(PathInterface[ExperimentConfig]):
         return Batch("agent.batch_size", agent.batch_size, "agent.unroll_length", agent.unroll_length, moments)
 
     def imported_names(self, config: ExperimentConfig) -> list[tuple[str, str]]:
-        wrappers = [("env.kwargs.wrappers", name) for name in config.env.wrapper_names()]
-        return [(ENV_ID, config.env.id), ("agent.encoder", config.agent.encoder), *wrappers]
+        names = [(ENV_ID, config.env.id), ("agent.encoder", config.agent.encoder)]
+        names += [("env.kwargs.wrappers", name) for name in config.env.wrapper_names()]
+        if config.env.kwargs:
+            from envs import receivers
+
+            names += [(ENV_ARGUMENTS, f"{module}:") for module in receivers(config.env.id, config.env.kwargs)]
+        return names
 
     def identity(self, config: ExperimentConfig) -> Mapping[str, Any]:
         from agents.trainer import identity

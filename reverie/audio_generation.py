@@ -20,6 +20,7 @@ from reverie.checkpoint import Checkpoint
 from training.averaging import evaluation_weights
 from training.device import require_device
 from training.errors import UserError
+from training.files import make_folder
 from training.weights import load_weights
 
 
@@ -30,13 +31,14 @@ def generate(
     prompt: Path | None,
     seconds: float,
     streams: int,
-    output: Path,
+    output: Path | None,
     sampling: Sampling,
     seed: int,
     as_json: bool,
 ) -> None:
     """Write continuations of a prompt by the model of a checkpoint to WAV files, and print their speed and likelihood.
 
+    They lie in the folder `output`, or if that is None in `generated` of the run.
     Each of the `streams` files holds the prompt and `seconds` of sound after it. With `as_json`, one JSON object is
     printed instead. Raises UserError where the device is missing, a file cannot be written or the model cannot follow
     `sampling`, InputError for a prompt that cannot be used.
@@ -52,21 +54,25 @@ def generate(
     load_weights(model, evaluation_weights(checkpoint.weights, checkpoint.state["trainer"]))
     start = torch.zeros(0, dtype=torch.int64) if prompt is None else read_prompt(prompt, quantiser, rate, gain)
     num_samples = max(round(seconds * rate), 1)
+    folder = run / "generated" if output is None else output
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        if output is None:
+            make_folder(folder)
+        else:
+            output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output: {output}: {error.strerror or error}") from error
+        raise UserError(f"--output: {folder}: {error.strerror or error}") from error
     began = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
     generated = generate_clips(model, start.expand(streams, -1), num_samples, sampling, generator)
     elapsed = time.monotonic() - began
     paths = []
     for index, codes in enumerate(generated.codes):
-        paths.append(output / f"stream-{index:04d}.wav")
+        paths.append(folder / f"stream-{index:04d}.wav")
         try:
             waveform.write(paths[-1], quantiser.decode(torch.cat([start, codes]).numpy()) / gain, rate)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"--output: {paths[-1]}: cannot be written: {error}") from error
+        except OSError as error:
+            raise UserError(f"--output: {paths[-1]}: cannot be written: {error.strerror or error}") from error
     total, bits = generated.codes.numel(), generated.bits_per_sample.tolist()
     files = [
         {"path": str(path), "bits_per_sample": cost, "log_likelihood": -nats}

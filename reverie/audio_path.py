@@ -90,9 +90,9 @@ class AudioPath(PathInterface[ExperimentConfig]):
 
         prompt = Path(arguments.prompt) if arguments.prompt else None
         seconds, streams = arguments.seconds or 5.0, arguments.streams or 1
-        output = arguments.output or run / "generated"
         sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
-        generate(run, checkpoint, config, prompt, seconds, streams, output, sampling, arguments.seed, arguments.json)
+        where, seed = arguments.output, arguments.seed
+        generate(run, checkpoint, config, prompt, seconds, streams, where, sampling, seed, arguments.json)
 
     def core_inputs(
         self, config: ExperimentConfig, checkpoint: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]

@@ -8,7 +8,7 @@ A checkpoint is a folder named by its step:
     manifest.sha256       the SHA-256 of manifest.json, in the format of sha256sum
 
 It is written to a temporary folder, fsynced, read back, and then renamed. When a checkpoint is read, every hash is
-compared before anything is parsed.
+compared before anything is parsed but the manifest and, to see that they fit into memory, the sizes of the weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ import torch
 from torch import Tensor
 
 from reverie.fingerprint import Fingerprint, as_json, differences
+from reverie.weights_size import check_size
 from training.errors import InputError, UserError
+from training.files import create_file
 
 FORMAT = 1
 WEIGHTS, STATE, MANIFEST, SEAL = "weights.safetensors", "state.pt", "manifest.json", "manifest.sha256"
@@ -124,6 +126,8 @@ def load(path: Path, fingerprint: Fingerprint | None = None) -> Checkpoint:
         found = differences(manifest["fingerprint"], fingerprint)
         if found:
             raise IncompatibleError(f"{path}: was written by another experiment:\n  " + "\n  ".join(found), found)
+    with _convert_errors(path / WEIGHTS):
+        check_size(path / WEIGHTS, [entry["size"] for entry in manifest["files"].values()])
     contents = {name: _read_and_verify(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
     with _convert_errors(path / WEIGHTS):
         weights = safetensors.torch.load(contents[WEIGHTS])
@@ -228,7 +232,7 @@ def _publish(root: Path, step: int, contents: Mapping[str, bytes]) -> Path:
     temporary.mkdir()
     try:
         for name, raw in contents.items():
-            with (temporary / name).open("xb") as file:
+            with create_file(temporary / name) as file:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ from pathlib import Path
 
 from reverie import commands
 from reverie.arguments import make_parser
-from reverie.output import discard_output, escape_unknown_characters, lossy_output
+from reverie.output import PrintableFormatter, discard_output, escape_unknown_characters, lossy_output
+from reverie.own_packages import check_packages
 from reverie.stop_signals import StopRequested, raise_stop_signals
 from training.errors import UserError
+from training.printable import printable
 
-OUR_PACKAGES = ("memory_cores", "training", "envs", "agents", "audio", "lm")
 COMMANDS = {
     "train": commands.train,
     "evaluate": commands.evaluate,
@@ -42,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(argv: Sequence[str] | None) -> int:
     """Run one command and return its exit code; raises BrokenPipeError where nobody reads its output any more."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    # Else a file in the working folder, such as a run's, chooses from where Numba loads compiled code.
+    os.environ.setdefault("NUMBA_CACHE_DIR", "")
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives up on key=value words that follow an option; they are collected here.
@@ -52,9 +57,11 @@ def run_command(argv: Sequence[str] | None) -> int:
     if takes_overrides:
         arguments.overrides += rest
     try:
-        check_packages()
+        require_working_folder()
+        check_packages(Path(__file__).resolve().parent.parent)
         trains_a_config = arguments.command == "train" and not Path(arguments.config).is_dir()
-        if trains_a_config or getattr(arguments, "granted", None):
+        names_a_module = getattr(arguments, "granted", None) or ":" in (getattr(arguments, "name", None) or "")
+        if trains_a_config or names_a_module:
             # The user's own modules may lie where they stand. Last, so that no file there stands in for a library's;
             # and not for a run folder, which may come from anywhere.
             sys.path.append(str(Path.cwd()))
@@ -73,19 +80,14 @@ def run_command(argv: Sequence[str] | None) -> int:
         return 128 + signal.SIGINT
 
 
-def check_packages() -> None:
-    """Refuse to run with another distribution's `agents` or `envs`; other projects use these names too."""
-    home = Path(__file__).resolve().parent.parent
-    for name in OUR_PACKAGES:
-        spec = importlib.util.find_spec(name)
-        place = Path(spec.origin).resolve() if spec is not None and spec.origin else None
-        if place is None or place.parent.parent != home:
-            raise UserError(
-                f"the package {name!r} is found at {place}, not beside reverie in {home}: another project's "
-                f"package of that name is in the way; install reverie in an environment of its own"
-            )
+def require_working_folder() -> None:
+    """Raise UserError where the folder that the program was started in is gone: no relative path leads anywhere."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError(f"the working folder cannot be used: {error.strerror}; start from another one") from error
 
 
 def _print_error(error: Exception) -> None:
-    lines = str(error).splitlines()
+    lines = printable(str(error)).split("\n")
     print("error:", "\n  ".join(["", *lines] if len(lines) > 1 else lines), file=sys.stderr)

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reverie.permissions import ENV_ID, require_grants
+from reverie.permissions import ENV_ARGUMENTS, ENV_ID, require_grants
 from reverie.shipped_configs import find_config, shipped_configs
 from training.errors import UserError
+from training.printable import printable
 
 if TYPE_CHECKING:
     from reverie.checkpoint import Checkpoint
@@ -42,8 +43,9 @@ def train(arguments: argparse.Namespace) -> int:
     path = path_of(config)
     refuse_options(path, arguments, arguments.config)
     # To train in an environment is to name it, unless a folder names it; what else a configuration brings is asked for.
-    names_env = not is_run or any(word.startswith(f"{ENV_ID}=") for word in overrides)
-    named = [(field, name) for field, name in path.imported_names(config) if field != ENV_ID or not names_env]
+    given = {word.partition("=")[0] for word in overrides} if is_run else {ENV_ID, ENV_ARGUMENTS}
+    unasked = given & {ENV_ID, ENV_ARGUMENTS}
+    named = [(field, name) for field, name in path.imported_names(config) if field not in unasked]
     require_grants(named, arguments.granted, arguments.config)
 
     import torch
@@ -61,7 +63,8 @@ def train(arguments: argparse.Namespace) -> int:
             raise UserError(f"{folder.path}: holds no run of {path.name}")
         trainer, sampling = path.make_trainer(config, arguments.address, trained)
         with contextlib.closing(trainer):
-            print(f"training {config.core.name} on {path.subject(config)} in {folder.path}", file=sys.stderr)
+            what = f"{config.core.name} on {path.subject(config)}"
+            print(printable(f"training {what} in {folder.path}"), file=sys.stderr)
             return run(config, trainer, folder, accepted, sampling)
 
 

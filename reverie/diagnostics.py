@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from memory_cores import MemoryCore
 from memory_cores.attention.base import MemoryTransformer
@@ -22,8 +21,9 @@ from memory_cores.infinity.density import LongTermDensities, long_term_densities
 from memory_cores.lstm.core import LSTM
 from memory_cores.universal.core import Universal
 from reverie.checkpoint import Checkpoint
+from reverie.event_file import EventFile
 from reverie.paths import Experiment, path_of
-from reverie.report import ReportError
+from reverie.report import ReportError, plain_style, write_figure
 from reverie.run_folder import EVENTS
 
 ROWS = 16
@@ -49,16 +49,16 @@ def draw_core(run: Path, config: Experiment, checkpoint: Checkpoint, output: Pat
     panels = _panels(core.eval(), x, reset)
     if not panels:
         raise ReportError(f"{run}: the core {config.core.name!r} neither attends to a memory nor ponders")
-    figure = Figure(figsize=(6.4 * len(panels), 4.4), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    for column, panel in enumerate(panels, start=1):
-        panel(figure.add_subplot(1, len(panels), column))
-    figure.suptitle(f"{config.core.name} of {run.name}, step {checkpoint.step:,}", fontsize=11)
     try:
-        figure.savefig(output, format="png")
-        with SummaryWriter(str(run / EVENTS)) as events:
-            picture = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
-            events.add_image(TAG, picture, checkpoint.step, dataformats="HWC")
+        with plain_style():
+            figure = Figure(figsize=(6.4 * len(panels), 4.4), dpi=150, layout="constrained")
+            canvas = FigureCanvasAgg(figure)
+            for column, panel in enumerate(panels, start=1):
+                panel(figure.add_subplot(1, len(panels), column))
+            figure.suptitle(f"{config.core.name} of {run.name}, step {checkpoint.step:,}", fontsize=11)
+            write_figure(figure, output)
+        picture = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+        EventFile(run / EVENTS).add_picture(checkpoint.step, TAG, picture)
     except OSError as error:
         raise ReportError(f"{error.filename or output}: cannot be written: {error.strerror or error}") from error
 

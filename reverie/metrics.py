@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.utils.tensorboard import SummaryWriter
-
+from reverie.event_file import EventFile
 from reverie.metrics_file import append_row, drop_rows_after, training_seconds
 from reverie.run_folder import EVENTS, METRICS, SAMPLES
+from training.files import make_folder
 
 if TYPE_CHECKING:
     from audio.samples import AudioSamples
@@ -69,7 +68,7 @@ class MetricWriter:
         self._path = folder / METRICS
         self._samples = folder / SAMPLES
         self._failing: set[str] = set()
-        self._events: SummaryWriter | None = None
+        self._events = EventFile(folder / EVENTS, first_step)
         if first_step is not None:
             with self._report_failure("metrics.jsonl"):
                 drop_rows_after(self._path, first_step - 1)
@@ -77,8 +76,6 @@ class MetricWriter:
         if first_step is not None:
             with self._report_failure("metrics.jsonl"):
                 self._started -= training_seconds(self._path)
-        with self._report_failure("the event file"):
-            self._events = SummaryWriter(str(folder / EVENTS), purge_step=first_step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row of scalars at `step`."""
@@ -87,33 +84,23 @@ class MetricWriter:
         with self._report_failure("metrics.jsonl"):
             append_row(self._path, step, now, time.monotonic() - self._started, values)
         with self._report_failure("the event file"):
-            if self._events is not None:
-                for tag, value in values.items():
-                    self._events.add_scalar(tag, value, step, walltime=now)
-                self._events.flush()
+            self._events.add_scalars(step, values, now)
 
     def write_samples(self, step: int, samples: AudioSamples) -> None:
         """Write the clips of a step, as files and as TensorBoard audio, with a picture of them."""
         with self._report_failure("the samples"):
+            make_folder(self._samples)
             samples.save(self._samples / f"step-{step:012d}")
         with self._report_failure("the event file"):
-            if self._events is not None:
-                for clip in samples.clips:
-                    sound = torch.from_numpy(clip.samples).clamp(-1, 1)[None]
-                    self._events.add_audio(f"samples/{clip.name}", sound, step, sample_rate=samples.rate)
-                self._events.add_image("samples/log_mel", samples.picture(), step, dataformats="HWC")
-                self._events.flush()
-
-    def close(self) -> None:
-        with self._report_failure("the event file"):
-            if self._events is not None:
-                self._events.close()
+            for clip in samples.clips:
+                self._events.add_sound(step, f"samples/{clip.name}", clip.samples.clip(-1, 1), samples.rate)
+            self._events.add_picture(step, "samples/log_mel", samples.picture())
 
     @contextlib.contextmanager
     def _report_failure(self, what: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # a full disk raises through TensorBoard's thread in several forms
+        except OSError as error:
             if what not in self._failing:
                 self._failing.add(what)
                 print(f"warning: cannot write {what}: {error}; training goes on", file=sys.stderr)

@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from training.files import append, open_regular, replace_file
+
+MAX_LINE = 2**20
+"""Bytes of the longest line."""
 
 
 def append_row(path: Path, step: int, now: float, seconds: float, values: Mapping[str, float]) -> None:
@@ -18,36 +23,24 @@ def append_row(path: Path, step: int, now: float, seconds: float, values: Mappin
     # JSON has no NaN or infinity; null marks a value that is not finite.
     finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
     line = json.dumps({"step": step, "time": now, "seconds": seconds, **finite}, allow_nan=False) + "\n"
-    end = path.stat().st_size if path.exists() else 0
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
-    except OSError:
-        if path.exists():
-            os.truncate(path, end)
-        raise
+    append(path, line.encode())
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; incomplete lines, left by an interrupted write, are skipped."""
-    with path.open("rb") as file:
-        return [row for row in map(_parse, file) if row is not None]
+    """The rows of a file; lines that `append_row` does not write, or not completely, are skipped."""
+    with open_regular(path) as file:
+        return [row for row in map(_parse, _lines(file)) if row is not None]
 
 
 def drop_rows_after(path: Path, step: int) -> None:
     """Rewrite the file, if there is one, without rows after `step` and without broken lines."""
     if not path.exists():
         return
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    with path.open("rb") as source, temporary.open("xb") as target:  # "x" follows no link
-        for line in source:
+    with open_regular(path) as source, replace_file(path) as target:
+        for line in _lines(source):
             row = _parse(line)
             if row is not None and row["step"] <= step:
                 target.write(line)
-        target.flush()
-        os.fsync(target.fileno())
-    os.replace(temporary, path)
 
 
 def training_seconds(path: Path) -> float:
@@ -57,11 +50,32 @@ def training_seconds(path: Path) -> float:
     return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
+def _lines(file: io.BufferedReader) -> Iterator[bytes]:
+    """The lines of a file, long ones in pieces."""
+    return iter(lambda: file.readline(MAX_LINE), b"")
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _integer(digits: str) -> int:
+    """Raises ValueError for a number beyond 64 bits."""
+    number = int(digits)
+    if abs(number) >= 2**63:
+        raise ValueError("a number is beyond 64 bits")
+    return number
+
+
+def _finite(text: str) -> float:
+    """Raises ValueError for a number that is not finite."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is not finite")
+    return number

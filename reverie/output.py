@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
+
+from training.printable import printable
 
 
 class LossyStream:
@@ -48,6 +51,13 @@ def lossy_output(*names: str) -> Iterator[None]:
                 stack.callback(setattr, sys, name, getattr(sys, name))
                 setattr(sys, name, cast(TextIO, LossyStream(own)))
         yield
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats records of the log, of which parts may come from a file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def escape_unknown_characters(stream: TextIO | None) -> None:

@@ -77,7 +77,10 @@ class PathInterface(ABC, Generic[Config]):
         """The size of one backward pass."""
 
     def imported_names(self, config: Config) -> list[tuple[str, str]]:
-        """The fields, beside the core's name, that may name code as `module:Name`, and what they say."""
+        """The fields, beside the core's name, that may name code as `module:Name`, and what they say.
+
+        A field that gives arguments to the code of a module comes with `module:`.
+        """
         return []
 
     @abstractmethod

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from training.errors import UserError
 
-ENV_ID = "env.id"
+ENV_ID, ENV_ARGUMENTS = "env.id", "env.kwargs"
 OUR_MODULES = ("envs",)
 """What a configuration may import unasked."""
 
@@ -25,7 +25,8 @@ def is_granted(module: str, granted: Collection[str]) -> bool:
 def refusal(field: str, module: str) -> str:
     """What is wrong with a field that names a module without leave."""
     package = module.partition(".")[0]
-    return f"{field}: imports the module {module!r}; if you trust that code, add --import {package}"
+    does = "gives arguments to" if field == ENV_ARGUMENTS else "imports"
+    return f"{field}: {does} the module {module!r}; if you trust that code, add --import {package}"
 
 
 def require_grants(named: Iterable[tuple[str, str]], granted: Collection[str], where: str) -> None:

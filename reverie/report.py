@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, PercentFormatter
 from numpy.typing import NDArray
 
@@ -25,12 +29,18 @@ from reverie.paths import PATHS
 from reverie.run_folder import CONFIG, METRICS, flatten
 from reverie.tables import align
 from training.errors import UserError
+from training.files import write_file
+from training.printable import printable
 
 CURVES: dict[str, Curve] = {tag: curve for path in PATHS for tag, curve in path.curves.items()}
 """The metrics to draw, where a run has them."""
 BASELINES = {"baseline/unigram_bits_per_sample": "unigram", "baseline/bigram_bits_per_sample": "bigram"}
 """The baselines on the same data, drawn as lines beside `validation/bits_per_sample`."""
 NUM_BINS = 100
+MAX_DRAWN = 3.4e38
+"""The largest number in float32; sums of larger ones could overflow."""
+MAX_LABEL = 60
+"""Characters of a setting in a label."""
 FINAL_FRACTION = 0.1
 """The part of a run, at its end, over which a final value is averaged."""
 _SAME_EXPERIMENT = ("train.seed", "run.name", "run.root")
@@ -140,9 +150,27 @@ def draw(groups: Sequence[Group], output: Path) -> None:
     against steps and against seconds of training. Raises ReportError if the file cannot be written.
     """
     try:
-        figure_of(groups).savefig(output, format="png")
+        with plain_style():
+            write_figure(figure_of(groups), output)
     except OSError as error:
         raise ReportError(f"{output}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def plain_style() -> Iterator[None]:
+    """Matplotlib's own style: a file of settings in the working folder, such as a run's, could have it start LaTeX."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+def write_figure(figure: Figure, output: Path) -> None:
+    """Write a PNG, in which all text stands as it is; raises OSError."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a setting or a name may hold a dollar sign
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_file(output, picture.getvalue())
 
 
 def figure_of(groups: Sequence[Group]) -> Figure:
@@ -154,7 +182,7 @@ def figure_of(groups: Sequence[Group]) -> Figure:
     for row, task in zip(figure.subfigures(len(tasks), 1, squeeze=False)[:, 0], tasks, strict=True):
         _draw_task(row, task, columns)
         if len(tasks) > 1:
-            row.suptitle(task[0].task)
+            row.suptitle(printable(task[0].task[:MAX_LABEL]))
     return figure
 
 
@@ -180,6 +208,8 @@ def _draw_task(figure: SubFigure, groups: Sequence[Group], columns: int) -> None
             _draw_baselines(panel, [run for group in groups for run in group.runs])
         _dress(panel, tag, by_time)
     legend = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    if not legend:
+        return
     handles, labels = list(legend.values()), list(legend)
     spread = any(len(group.runs) > 1 for group in groups)
     title = "mean over seeds; band: lowest to highest seed" if spread else None
@@ -232,7 +262,7 @@ def _read_run(folder: Path) -> Run:
         points = sorted(
             (row["step"], row[tag], row.get("seconds", math.nan))
             for row in rows
-            if isinstance(row.get(tag), int | float) and isinstance(row.get("seconds", 0.0), int | float)
+            if _is_drawable(row.get(tag)) and _is_drawable(row.get("seconds", 0.0))
         )
         if points:
             steps, values, times = np.array(points, dtype=np.float64).T
@@ -241,8 +271,13 @@ def _read_run(folder: Path) -> Run:
                 seconds[tag] = times
     if not curves:
         raise ReportError(f"{folder / METRICS}: has no row with {' or '.join(CURVES)} yet")
-    baselines = {tag: float(row[tag]) for row in rows for tag in BASELINES if isinstance(row.get(tag), int | float)}
+    baselines = {tag: float(row[tag]) for row in rows for tag in BASELINES if _is_drawable(row.get(tag))}
     return Run(folder, flatten(config), curves, seconds, baselines)
+
+
+def _is_drawable(value: Any) -> bool:
+    """Whether a value of a row is a number of a size that the program writes."""
+    return isinstance(value, int | float) and abs(value) <= MAX_DRAWN
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
@@ -250,11 +285,11 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     labels = []
     for config in configs:
         settings = [
-            f"{key.rpartition('.')[2]} {value}"
+            f"{key.rpartition('.')[2]} {str(value)[:MAX_LABEL]}"
             for key, value in config.items()
             if key != "core.name" and key not in _SAME_EXPERIMENT and value != {} and _differs(key, config, configs)
         ]
-        labels.append(", ".join([str(config.get("core.name", "?")), *settings]))
+        labels.append(printable(", ".join([str(config.get("core.name", "?"))[:MAX_LABEL], *settings])))
     return labels
 
 

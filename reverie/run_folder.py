@@ -18,6 +18,7 @@ from reverie.metrics_file import read_rows
 from reverie.paths import Experiment
 from reverie.run_lock import RunFolderError, RunLock, hold_lock
 from training.errors import TrainingError
+from training.files import replace_file, require_folder, require_regular
 
 CONFIG, METRICS, EVENTS, CHECKPOINTS, SAMPLES = (
     "config.yaml",
@@ -127,9 +128,13 @@ def _check_contents(path: Path, resume: bool, overwrite: bool) -> None:
         raise RunFolderError(f"{path}: already holds a run; --resume continues it, --overwrite replaces it")
     if resume and not found:
         raise RunFolderError(f"{path}: holds no run to resume")
-    for name in _CONTENTS:
+    for name in found:
         if (path / name).is_symlink():
             raise RunFolderError(f"{path / name}: is a link; a run keeps its files in its own folder")
+        try:
+            require_regular(path / name) if name in (CONFIG, METRICS) else require_folder(path / name)
+        except OSError as error:
+            raise RunFolderError(f"{path / name}: {error.strerror}") from error
     if resume and not checkpoint.folders(path / CHECKPOINTS) and METRICS in found:
         rows = read_rows(path / METRICS)
         if rows:
@@ -149,13 +154,8 @@ def _remove_run(folder: Path) -> None:
 
 
 def _write_config(folder: Path, config: Experiment) -> None:
-    temporary = folder / f".{CONFIG}.tmp"
-    temporary.unlink(missing_ok=True)
-    with temporary.open("x", encoding="utf-8") as file:  # "x" follows no link
-        file.write(dump(config))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / CONFIG)
+    with replace_file(folder / CONFIG) as file:
+        file.write(dump(config).encode())
 
 
 def _warn_of_changes(folder: Path, config: Experiment) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import UserError
+from training.files import require_regular
 
 LOCK = "lock"
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -73,6 +74,12 @@ def hold_lock(folder: Path) -> Iterator[RunLock]:
 
 def _acquire(folder: Path) -> RunLock:
     path = folder / LOCK
+    try:
+        require_regular(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise RunFolderError(f"{path}: {error.strerror}") from error
     for _ in range(_ATTEMPTS):
         try:
             descriptor, exists = os.open(path, _OPEN), True

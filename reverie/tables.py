@@ -16,6 +16,7 @@ from reverie.checkpoint import Checkpoint
 from reverie.path_interface import Variants
 from training.device import require_device
 from training.errors import UserError
+from training.printable import printable
 
 AS_TRAINED = "as trained"
 SAME_DATA = {"data.cache", "data.words", "data.origin"}
@@ -100,8 +101,9 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
     """One line of text a row, with the cells of each column equally wide."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    shown = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 
 
 def format_number(value: float | None, form: str) -> str:

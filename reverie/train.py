@@ -70,7 +70,6 @@ def run(
             if not saver.window.is_empty and folder.lock.is_held():
                 _write_row(writer, trainer.step_count, saver.window.row(), progress)
             progress.close()
-            writer.close()
     if not saved:
         return 1
     return 128 + signals[0] if signals else 0

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from training.files import open_regular
+
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
 MAX_NODES = 10_000
@@ -73,7 +75,7 @@ def scalar(text: str) -> Any:
 def read(path: Path) -> Document:
     """Read a YAML file of at most MAX_BYTES; raises YamlError."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise YamlError(f"cannot be read: {error.strerror or error}") from error

@@ -53,9 +53,9 @@ def test_in_one_process(make_config: MakeConfig, core: str) -> None:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     """One Ray for all cores."""
-    ray = start_ray(1)
+    session = start_ray(1)
     yield
-    ray.shutdown()
+    session.close()
 
 
 @pytest.mark.usefixtures("ray")

@@ -34,9 +34,9 @@ RUDE = "tests.agents.faulty_envs:Rude-v0"
 @pytest.fixture(scope="module", autouse=True)
 def ray() -> Iterator[Any]:
     """One Ray for all of these tests."""
-    ray = start_ray(4)
-    yield ray
-    ray.shutdown()
+    session = start_ray(4)
+    yield session.ray
+    session.close()
 
 
 @pytest.fixture
@@ -201,18 +201,25 @@ def test_an_environment_that_cannot_be_made_is_named_before_training(make_config
         ImpalaTrainer(make_config(RANDOM_EPISODES.replace("v0", "v1"), num_actors=1))
 
 
-def test_every_port_is_on_the_loopback_address_and_the_token_is_private() -> None:
+def test_every_port_is_on_the_loopback_address_and_files_are_private_and_do_not_stay(tmp_path: Path) -> None:
     """In a process of its own: Ray reads at its import what makes it listen there alone."""
     script = (
         "import os; from agents.cluster import start_ray; from tests.agents.processes import descendants, listening; "
-        "start_ray(1); print(*listening([os.getpid(), *descendants(os.getpid())]))"
+        "print(start_ray(1).folder, *listening([os.getpid(), *descendants(os.getpid())])); input()"
     )
-    root = Path(__file__).parents[2]
-    told = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=120)
-    assert told.returncode == 0, told.stderr
-    found = set(told.stdout.split())
+    root, long = Path(__file__).parents[2], tmp_path / ("x" * 50)
+    long.mkdir()
+    environment = {**os.environ, "TMPDIR": str(long)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    learner = subprocess.Popen([sys.executable, "-c", script], cwd=root, env=environment, **pipes)
+    folder, *found = learner.stdout.readline().split()
     assert found
-    assert found <= LOOPBACK
+    assert set(found) <= LOOPBACK
+    assert Path(folder).stat().st_mode & 0o077 == 0
+    assert list(Path(folder).rglob("sockets"))
+    learner.kill()
+    learner.communicate()
+    assert wait_until(lambda: not Path(folder).exists(), 20)
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
     assert token.stat().st_mode & 0o077 == 0
 

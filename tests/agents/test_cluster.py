@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,15 @@ import pytest
 from agents.actor_pool import ActorPool
 from agents.cluster import LOCAL, start_ray
 from agents.config import ExperimentConfig
+from agents.ray_session import (
+    OPEN_FILES,
+    OPEN_FILES_OF_PROCESS,
+    PLACES,
+    STOP_SIGNALS,
+    delayed_signals,
+    make_private_folder,
+    require_open_files,
+)
 from agents.trainer import ImpalaTrainer
 from tests.agents.processes import actor_pids, parent
 from training.errors import TrainingError
@@ -74,6 +87,7 @@ def test_a_file_of_a_librarys_name_where_the_run_was_started_is_not_imported_by_
         (tmp_path / f"{module}.py").write_text("raise RuntimeError('not the library')")
     (tmp_path / "my_maze.py").write_text("from tests.agents.scripted_envs import RandomEpisodes")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
     trainer = ImpalaTrainer(make_config("my_maze:RandomEpisodes", num_actors=1))
     try:
         trainer.update()
@@ -91,6 +105,55 @@ def test_a_home_folder_that_cannot_be_written_is_one_error(monkeypatch: pytest.M
     monkeypatch.setattr("agents.cluster.is_joined", lambda: False)
     with pytest.raises(TrainingError, match=r"'/\.ray'.*set HOME to a folder that can be written"):
         start_ray(1)
+
+
+@pytest.mark.parametrize("mode", ["disabled", "DISABLED", "none", "disabled ", ""])
+def test_authentication_cannot_be_turned_off(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(TrainingError, match=f"RAY_AUTH_MODE={mode!r} would turn off"):
+        start_ray(1)
+
+
+def test_too_few_open_files_are_told_of_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised = []
+    monkeypatch.setattr("agents.cluster.is_joined", lambda: False)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 64))
+    with pytest.raises(TrainingError, match=r"64 files may be open here .*, Ray needs \d+ for this run"):
+        start_ray(2)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: raised.append(limits))
+    require_open_files(2)
+    assert raised == [(OPEN_FILES + 2 * OPEN_FILES_OF_PROCESS, 4096)]
+
+
+def test_the_private_folder_has_a_short_path_or_there_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 40)))
+    folder = make_private_folder()
+    assert str(folder.parent) in PLACES
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.rmdir()
+    monkeypatch.setattr("agents.ray_session.PLACES", ("/nowhere",))
+    with pytest.raises(TrainingError, match=r"x has more than 30 bytes; /nowhere: No such file .* set TMPDIR"):
+        make_private_folder()
+
+
+def test_signals_wait_until_ray_has_started_and_a_second_one_does_not() -> None:
+    told: list[str] = []
+    before = {number: signal.signal(number, lambda *_: told.append("handled")) for number in STOP_SIGNALS}
+    try:
+        with delayed_signals():
+            signal.raise_signal(signal.SIGTERM)
+            told.append("started")
+        assert told == ["started", "handled"]
+        with delayed_signals():
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGINT)
+            assert told[2:] == ["handled"]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("num_actors", [0, 1])

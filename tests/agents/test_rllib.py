@@ -19,7 +19,6 @@ from tests.agents.conftest import SMALL_CORES
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import ray
     from ray.rllib.algorithms.appo import APPOConfig
     from ray.rllib.algorithms.impala import IMPALAConfig
     from ray.rllib.algorithms.ppo import PPOConfig
@@ -39,8 +38,9 @@ ALGORITHMS = {"ppo": PPOConfig, "appo": APPOConfig, "impala": IMPALAConfig}
 @pytest.fixture(scope="module", autouse=True)
 def no_ray_is_left() -> Iterator[None]:
     """What follows may want a Ray of another size."""
+    session = start_ray(1)
     yield
-    ray.shutdown()
+    session.close()
 
 
 class Recall(gym.Env):
@@ -300,7 +300,6 @@ def test_rllibs_ppo_learns_to_remember() -> None:
             vf_clip_param=10.0,
         )
     )
-    start_ray(1)
     algorithm = config.build_algo()
     try:
         returns = [algorithm.train()["env_runners"]["episode_return_mean"]]
@@ -316,7 +315,6 @@ def test_rllibs_ppo_learns_to_remember() -> None:
 def test_asynchronous_algorithms_update(algorithm: str, core: str) -> None:
     config = make_config(core, algorithm, fragment=12).training(train_batch_size_per_learner=72, lr=1e-3)
     config = config.env_runners(num_env_runners=1).reporting(min_time_s_per_iteration=0)
-    start_ray(1)
     built = config.build_algo()
     try:
         module = built.get_module()

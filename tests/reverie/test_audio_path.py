@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import wave
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import soundfile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import memory_cores
-from audio import waveform
+from audio import datasets, waveform
 from audio.config import ExperimentConfig
 from reverie.cli import main
 from reverie.experiment import ConfigError, dump, load_experiment
@@ -105,7 +106,9 @@ def test_a_run_emits_exactly_the_documented_metrics_and_samples(config: str) -> 
         assert (sound.getnchannels(), sound.getframerate()) == (1, RATE)
 
 
-def test_a_trained_model_is_evaluated_swept_and_reported(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trained_model_is_evaluated_swept_and_reported(
+    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["train", config, "core={name: transformer_xl, d_model: 16, memory_length: 8}"]) == 0
     capsys.readouterr()
     assert main(["evaluate", "runs/run", "core.memory_length=8,32", "--json"]) == 0
@@ -117,6 +120,10 @@ def test_a_trained_model_is_evaluated_swept_and_reported(config: str, capsys: py
     assert rows[0]["baselines"]["bigram"] == pytest.approx(last["baseline/bigram_bits_per_sample"])
     assert main(["evaluate", "runs/run", "--split", "train"]) == 0
     printed = capsys.readouterr().out
+    monkeypatch.setattr(datasets.waveform, "torchaudio_module", lambda: pytest.fail("goes online"))
+    missing = ["data.path=new/LJSpeech-1.1", "data.layout=ljspeech", "data.download=true"]
+    assert main(["evaluate", "runs/run", *missing]) == 2
+    assert not Path("new").exists()
     for words in ("mu_law_256 at 8,000 samples a second, gain ", "unigram baseline", "bigram baseline", "3 clips"):
         assert words in printed
     assert main(["report", "runs/run"]) == 0
@@ -165,7 +172,21 @@ def test_a_trained_model_writes_sound(config: str, quantiser: str, capsys: pytes
     assert main(["generate", "runs/run", "--seconds", "0.005", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["samples"] == 40
-    assert [Path(file["path"]) for file in result["files"]] == [Path("runs/run/generated/stream-0000.wav")]
+    (made,) = (Path(file["path"]) for file in result["files"])
+    assert made == Path("runs/run/generated/stream-0000.wav")
+    # A run folder that came from elsewhere leads no write out of it.
+    Path("precious").mkdir()
+    Path("precious/file").write_text("keep")
+    made.unlink()
+    made.symlink_to(Path("precious/file").absolute())
+    assert main(["generate", "runs/run", "--seconds", "0.005"]) == 2
+    shutil.rmtree(made.parent)
+    made.parent.symlink_to(Path("precious").absolute())
+    assert main(["generate", "runs/run", "--seconds", "0.005"]) == 2
+    error = capsys.readouterr().err
+    assert f"--output: {made}: cannot be written: is not a regular file but a link" in error
+    assert f"--output: {made.parent}: is not a folder but a link" in error
+    assert [(path.name, path.read_text()) for path in Path("precious").iterdir()] == [("file", "keep")]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from reverie.checkpoint import CheckpointError, newest, save
+from reverie.weights_size import available_memory
 from tests.reverie.test_checkpoint import FINGERPRINT, reseal, save_step
 
 
@@ -76,3 +77,26 @@ def test_content_that_cannot_be_used_is_damage_too(tmp_path, error):
     found, (skipped,) = newest(tmp_path, FINGERPRINT, adopt)
     assert found.step == 1
     assert f"{2:012d}: cannot be read" in skipped.reason
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt"])
+def test_files_that_do_not_fit_into_memory_are_not_read(tmp_path, monkeypatch, name):
+    save_step(tmp_path, 1)
+    folder = save_step(tmp_path, 2)
+    with (folder / name).open("ab") as file:
+        file.truncate(40 * 2**30)  # a hole
+    edit_manifest(folder, lambda manifest: manifest["files"][name].update(size=40 * 2**30))
+    monkeypatch.setattr("reverie.weights_size.available_memory", lambda: 2**30)
+    found, (skipped,) = newest(tmp_path)
+    assert found.step == 1
+    assert f"{2:012d}" in skipped.reason
+    assert "needs 40.0 GiB of memory, 1.0 GiB are free" in skipped.reason
+    if name == "weights.safetensors":  # which fit nowhere else than where their header ends
+        monkeypatch.setattr("reverie.weights_size.available_memory", lambda: 2**50)
+        found, (skipped,) = newest(tmp_path)
+        assert found.step == 1
+        assert "its tensors end at byte " in skipped.reason
+
+
+def test_free_memory_is_told_in_bytes():
+    assert 2**20 < available_memory() < 2**50

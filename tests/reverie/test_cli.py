@@ -1,14 +1,21 @@
 """The command line: mistakes are one message and exit code 2; runs go through."""
 
+import base64
+import hashlib
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from reverie import cli
 from reverie.cli import main
+from reverie.own_packages import OUR_PACKAGES, check_packages
+from training.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = """\
@@ -87,6 +94,121 @@ def test_a_run_folder_does_not_choose_what_is_imported(experiment, capsys):
     assert main(["evaluate", str(run)]) == 2
     assert "--import antigravity" in capsys.readouterr().err
     assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "module"),
+    [
+        ("VizdoomBasic-v0", "{vizdoom_path: /bin/ls}", "vizdoom"),
+        ("ALE/Pong-v5", "{game: pong}", "ale_py"),
+        ("GymV26Environment", "{env_id: x}", "gymnasium"),
+        ("CartPole-v1", "{wrappers: [{RecordVideo: {video_folder: elsewhere}}]}", "gymnasium"),
+    ],
+)
+def test_a_run_folder_does_not_choose_what_a_module_does(experiment, capsys, env_id, kwargs, module):
+    run = Path("runs/evil")
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(TINY.replace('"envs:TMaze-v0"', f"{env_id}, kwargs: {kwargs}"))
+    assert main(["evaluate", str(run)]) == 2
+    assert f"--import {module}\n" in capsys.readouterr().err
+    assert main(["train", str(run), "--resume"]) == 2
+    assert f"--import {module}\n" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--import", module]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
+
+
+def test_a_file_in_the_working_folder_stands_in_for_no_library(tmp_path):
+    for name in ("argparse", "yaml", "pydantic"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not the library')")
+    command = [sys.executable, "-m", "reverie", "list", "configs"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_file_in_the_working_folder_does_not_choose_where_compiled_code_comes_from(monkeypatch):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    assert main(["list", "configs"]) == 0
+    assert os.environ["NUMBA_CACHE_DIR"] == ""  # which Numba takes before its .numba_config.yaml
+
+
+def test_arguments_of_our_own_and_of_gymnasiums_environments_need_no_leave(experiment, capsys):
+    run = Path("runs/mine")
+    run.mkdir(parents=True)
+    for env_id, kwargs in (("envs:TMaze-v0", "{length: 3}"), ("CartPole-v1", "{sutton_barto_reward: true}")):
+        (run / "config.yaml").write_text(TINY.replace('"envs:TMaze-v0"', f'"{env_id}", kwargs: {kwargs}'))
+        assert main(["evaluate", str(run)]) == 2
+        assert "holds no checkpoint" in capsys.readouterr().err
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(experiment, capsys):
+    Path("evil.yaml").write_text('"\\e[2J\\u202ekey": 1\ncore: {name: "\\e[31m"}\n')
+    assert main(["train", "evil.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert "\\x1b[2J\\u202ekey" in error
+    assert "\x1b" not in error
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl"])
+def test_what_is_no_file_in_a_run_is_one_error_and_not_waited_for(experiment, capsys, name):
+    assert main(["train", experiment]) == 0
+    path = Path("runs/tiny") / name
+    path.unlink()
+    os.mkfifo(path)
+    commands = [["train", "runs/tiny", "--resume"], ["report", "runs/tiny"]]
+    for words in [*commands, ["evaluate", "runs/tiny"]] if name == "config.yaml" else commands:
+        assert main(words) == 2, words
+        assert f"{name}: " in (error := capsys.readouterr().err)
+        assert "is not a regular file but a pipe" in error
+
+
+def test_a_working_folder_that_is_gone_is_one_error(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["train", "rl/tmaze_lstm"]) == 2
+    assert capsys.readouterr().err.startswith("error: the working folder cannot be used: No such file or directory; ")
+
+
+def install(home, name, *files):
+    """Files of a distribution, and the record of them."""
+    record = [f"{name}-1.0.dist-info/METADATA,,", f"{name}-1.0.dist-info/RECORD,,"]
+    for file in files:
+        (home / file).parent.mkdir(parents=True, exist_ok=True)
+        (home / file).write_text(f"# {name}")
+        digest = base64.urlsafe_b64encode(hashlib.sha256(f"# {name}".encode()).digest()).rstrip(b"=").decode()
+        record.append(f"{file},sha256={digest},{len(name) + 2}")
+    info = home / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "RECORD").write_text("\n".join(record) + "\n")
+
+
+def import_from(home, monkeypatch):
+    monkeypatch.syspath_prepend(home)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=home / name / "__init__.py"))
+
+
+@pytest.mark.parametrize(
+    ("foreign", "is_later"), [("agents/__init__.py", True), ("agents/__init__.py", False), ("agents/tool.py", True)]
+)
+def test_files_that_another_project_merged_into_a_package_are_pointed_out(tmp_path, monkeypatch, foreign, is_later):
+    ours = ("reverie", "reverie/cli.py", *(f"{name}/__init__.py" for name in OUR_PACKAGES))
+    theirs = ("openai_agents", foreign, "agents/run.py")
+    for name, *files in (ours, theirs) if is_later else (theirs, ours):
+        install(tmp_path, name, *files)
+    import_from(tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=r"openai_agents installed files into reverie's package 'agents'"):
+        check_packages(tmp_path)
+
+
+def test_files_of_our_own_and_of_nobody_in_our_packages_are_let_be(tmp_path, monkeypatch):
+    install(tmp_path, "reverie", "reverie/cli.py", *(f"{name}/__init__.py" for name in OUR_PACKAGES))
+    (tmp_path / "agents" / "__init__.py").write_text("# changed by its user")
+    (tmp_path / "agents" / "notes.txt").write_text("")
+    (tmp_path / "envs" / "__pycache__").mkdir()
+    import_from(tmp_path, monkeypatch)
+    check_packages(tmp_path)
 
 
 def test_another_projects_package_of_the_same_name_is_pointed_out(tmp_path, monkeypatch, capsys):

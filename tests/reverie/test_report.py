@@ -4,13 +4,15 @@ import json
 import math
 import struct
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reverie.cli import main
-from reverie.report import bins, figure_of, read_runs, table
+from reverie.metrics_file import training_seconds
+from reverie.report import bins, figure_of, read_runs, table, write_figure
 
 
 def write_run(root, name, seed, core, slope, success=True, steps=200_000, env="reverie/TMaze-v0", **options):
@@ -70,6 +72,29 @@ def test_each_task_has_a_row_of_its_own_whose_labels_do_not_tell_it(runs, tmp_pa
     assert [row.get_suptitle() for row in rows] == ["reverie/TMaze-v0", "Other-v0"]
     assert [len(row.axes) for row in rows] == [2, 1]
     assert [line.split()[0] for line in table(groups).splitlines()] == ["task", *(group.task for group in groups)]
+
+
+def test_hostile_rows_and_settings_are_drawn_or_left_out(tmp_path, capsys, monkeypatch):
+    folder = write_run(tmp_path, "a", 0, "'$\\frac{x$'", 3, note='"\\e]0;x\\a"', where="'_'")
+    other = write_run(tmp_path, "b", 0, "_hidden", 3, env="'$x^$'", note="1")
+    rows = [f'{{"step": {10**400}, "seconds": 1}}', f'{{"step": 7, "episode/return": {10**400}}}']
+    rows += ['{"step": 8, "episode/return": 1e308}', '{"step": 9, "episode/return": -1e308, "seconds": 1e400}']
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("\n" + "\n".join(rows) + "\n")
+    assert training_seconds(folder / "metrics.jsonl") == 0
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)  # as a matplotlibrc in the working folder may
+    assert main(["report", str(folder), str(other), "--output", str(tmp_path / "r.png")]) == 0
+    monkeypatch.undo()
+    printed = capsys.readouterr().out
+    assert "$\\frac{x$" in printed
+    assert "\x1b" not in printed
+    groups = read_runs([folder])
+    assert max(groups[0].runs[0].curves["episode/return"][1]) < 10
+    figure = figure_of(groups)
+    write_figure(figure, tmp_path / "one.png")
+    (text,) = figure.subfigs[0].legends[0].get_texts() if figure.subfigs else figure.legends[0].get_texts()
+    assert text.get_text() == "$\\frac{x$"
+    assert not text.get_parse_math()
 
 
 def test_generated_corpora_of_several_lengths_are_several_tasks(tmp_path):

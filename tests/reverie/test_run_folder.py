@@ -90,6 +90,20 @@ def test_links_are_not_followed(tmp_path, name, mode):
     assert os.listdir(outside) == ["precious"]
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "samples", "lock"])
+def test_a_pipe_in_the_place_of_a_part_of_a_run_is_named(tmp_path, name):
+    folder = use(experiment(tmp_path))
+    if (folder / name).is_dir():
+        (folder / name / "x").unlink()
+        (folder / name).rmdir()
+    else:
+        (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    for mode in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(RunFolderError, match=rf"{name}: is not a \w+ ?\w* but a pipe"):
+            use(experiment(tmp_path), **mode)
+
+
 def test_a_root_that_is_a_link_itself_is_the_users_choice(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "runs").symlink_to(tmp_path / "disk")

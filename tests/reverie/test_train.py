@@ -17,7 +17,7 @@ import torch
 from fake_trainer import FakeTrainer, experiment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from reverie import checkpoint, train
+from reverie import checkpoint, event_file, train
 from reverie.checkpoint import CheckpointError, IncompatibleError, folders
 from reverie.metrics import MetricWriter, Window
 from reverie.metrics_file import drop_rows_after, read_rows
@@ -253,12 +253,16 @@ def test_metrics_that_cannot_be_written_do_not_stop_training(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("reverie.metrics.append_row", fails)
-    monkeypatch.setattr("reverie.metrics.SummaryWriter.add_scalar", fails)
-    code, _, _ = run(tmp_path, 200)
+    write, calls = event_file.append, iter(range(100))
+    # The disk is full at first, and for a while later on.
+    monkeypatch.setattr(event_file, "append", lambda *entry: (fails if next(calls) in (0, 3, 4) else write)(*entry))
+    code, _, folder = run(tmp_path, 200)
     assert code == 0
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [entry.step for entry in events.Scalars("loss/total")] == [60, 90, 180, 200]
     error = capsys.readouterr().err
     assert error.count("cannot write metrics.jsonl") == 1
-    assert error.count("cannot write the event file") == 1
+    assert error.count("cannot write the event file") == 2
 
 
 def test_a_row_cut_short_by_a_full_disk_is_taken_back(tmp_path):
@@ -283,7 +287,6 @@ def test_a_row_cut_short_by_a_full_disk_is_taken_back(tmp_path):
 def test_values_that_are_not_finite_are_valid_json(tmp_path):
     writer = MetricWriter(tmp_path)
     writer.write(5, {"a": float("nan"), "b": float("inf"), "c": torch.tensor(2.0)})
-    writer.close()
     row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert (row["step"], row["a"], row["b"], row["c"]) == (5, None, None, 2.0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,17 +127,27 @@ def test_a_run_whose_ray_dies_ends_in_time_with_its_checkpoint_whole(start: Call
     assert not skipped
 
 
-@pytest.mark.parametrize("moment", ["at once", "while Ray starts"])
-def test_an_interrupt_during_the_start_leaves_nothing(start: Callable[..., Run], moment: str) -> None:
+@pytest.mark.parametrize("moment", ["interrupted at once", "interrupted while Ray starts", "ended while Ray starts"])
+def test_a_signal_during_the_start_leaves_nothing(start: Callable[..., Run], moment: str) -> None:
     run = start()
-    if moment == "while Ray starts":
+    if "Ray" in moment:
         assert wait_until(lambda: bool(run.below_named(b"gcs_server")), 60)
     else:
         assert wait_until(lambda: run.folder.exists(), 60)
-    below = run.below
-    os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
-    assert run.process.wait(60) == 130, run.log.read_text()
-    assert wait_until(lambda: gone(below), 20)
+    commands = [command_line(pid) for pid in run.below]
+    private = {Path(os.fsdecode(found)) for found in re.findall(rb"(/[^\0=]*/reverie-\w+)/", b"".join(commands))}
+    assert len(private) == ("Ray" in moment)
+    below: set[int] = set()
+    if moment.startswith("interrupted"):
+        os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
+    else:
+        run.process.send_signal(signal.SIGTERM)
+    assert wait_until(lambda: below.update(run.below) or run.process.poll() is not None, 60)
+    codes = (130,) if moment.startswith("interrupted") else (143, -signal.SIGTERM)  # which a shell calls 143 too
+    assert run.process.returncode in codes, run.log.read_text()
+    assert wait_until(lambda: gone(list(below)), 20)
+    assert wait_until(lambda: not any(map(Path.exists, private)), 20)
+    assert "Traceback" not in run.log.read_text()
 
 
 def test_a_root_that_cannot_be_written_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
