@@ -13,8 +13,8 @@ from pathlib import Path
 from reverie import commands
 from reverie.arguments import make_parser
 from reverie.output import discard_output, escape_unknown_characters, lossy_output
-from reverie.stop_signals import StopRequested, raise_stop_signals
 from training.errors import UserError
+from training.stop_signals import StopRequested, raise_stop_signals
 
 OUR_PACKAGES = ("memory_cores", "training", "envs", "agents", "audio", "lm")
 COMMANDS = {
