@@ -69,7 +69,7 @@ class SubwordVocabulary:
         text = decode_utf8(raw, where, offset)
         dtype = np.min_scalar_type(self.size - 1)
         parts, count = [np.empty(0, dtype)], 0
-        with ProgressLine(len(text), unit="characters", what=f"encoding {where}") as line:
+        with ProgressLine(len(text), unit="characters", what="encoding the text") as line:
             for piece in pieces_of(text, PIECE):
                 parts.append(np.array(self.tokenizer.encode(piece).ids, dtype))
                 count += len(piece)

@@ -61,7 +61,7 @@ class WordVocabulary:
         decode_utf8(raw, where, offset)
         unknown = self.numbers[UNKNOWN.encode()]
         dtype = np.min_scalar_type(self.size - 1)
-        pieces = words_of(raw, f"numbering the words of {where}")
+        pieces = words_of(raw, "numbering words")
         parts = [np.array([self.numbers.get(word, unknown) for word in piece], dtype) for piece in pieces]
         return np.concatenate([*parts, np.empty(0, dtype)])
 

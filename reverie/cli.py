@@ -14,9 +14,9 @@ from reverie import commands
 from reverie.arguments import make_parser
 from reverie.output import PrintableFormatter, discard_output, escape_unknown_characters, lossy_output
 from reverie.own_packages import check_packages
-from reverie.stop_signals import StopRequested, raise_stop_signals
 from training.errors import UserError
 from training.printable import printable
+from training.stop_signals import StopRequested, raise_stop_signals
 
 COMMANDS = {
     "train": commands.train,

@@ -18,9 +18,9 @@ from reverie.metrics import MetricWriter, Window
 from reverie.path_interface import SamplingPlan
 from reverie.paths import Experiment
 from reverie.run_folder import CHECKPOINTS, RunFolder
-from reverie.stop_signals import collect_stop_signals
 from training.config import BaseTrainConfig
 from training.progress import ProgressLine
+from training.stop_signals import collect_stop_signals
 from training.trainer import Trainer
 
 HEADLINES = {"episode/return": "return", "loss/next_token": "loss"}

@@ -18,7 +18,7 @@ from audio import waveform
 from lm import subwords
 from lm.documents import Document
 from reverie.cli import main
-from reverie.stop_signals import STOP_SIGNALS, collect_stop_signals
+from training.stop_signals import STOP_SIGNALS, collect_stop_signals
 
 TEXT = """
 data: {path: text.txt, tokens: words, cache: cache}
