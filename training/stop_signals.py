@@ -60,10 +60,16 @@ def _handled(first: Callable[[int], None]) -> Iterator[None]:
         received.append(number)
         first(number)
 
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     # A run that nohup shields from the end of its terminal is not stopped by it.
-    shielded = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    numbers = [number for number in STOP_SIGNALS if not (shielded and number == signal.SIGHUP)]
-    previous = {number: signal.signal(number, handle) for number in numbers}
+    shielded = handlers[signal.SIGHUP] is signal.SIG_IGN
+    previous = {
+        number: handler
+        for number, handler in handlers.items()
+        if handler is not None and not (shielded and number == signal.SIGHUP)  # None: C code handles it
+    }
+    for number in previous:
+        signal.signal(number, handle)
     try:
         yield
     finally:
