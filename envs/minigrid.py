@@ -17,6 +17,7 @@ from envs.minigrid_view import use_fast_view
 SIZES = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX))
 """Number of object types, colours and door states, in the order of the symbolic view's channels."""
 MISSIONS = spaces.Text(1000, min_length=0, charset=string.ascii_letters + string.digits + string.punctuation + " ")
+"""The space of missions, of which MiniGrid's own says no characters."""
 
 
 class OneHotView(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -88,8 +88,9 @@ class ProgressLine:
         return self._rate.value
 
     def update(self, count: int, figures: Mapping[str, float] | None = None, last: bool = False) -> None:
-        """Show a count, and figures by the word they are shown with; the `last` line stays."""
-        self._rate.add(count)
+        """Show a count, and figures by the word they are shown with; the `last` line, of the count before, stays."""
+        if not last:  # which shows once more what was shown
+            self._rate.add(count)
         now = time.monotonic()
         if self._live is not None:
             if last or now >= self._next_live_text:
