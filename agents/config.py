@@ -40,7 +40,8 @@ class EnvConfig:
     def wrapper_names(self) -> list[str]:
         """The names of the wrappers, as far as they are well formed."""
         chosen = self.kwargs.get("wrappers", [])
-        return [str(name) for entry in chosen if isinstance(entry, dict) for name in entry] if chosen else []
+        entries = chosen if isinstance(chosen, list) else [chosen]
+        return [str(name) for entry in entries if isinstance(entry, dict) for name in entry]
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -87,11 +87,11 @@ def receivers(env_id: str, kwargs: dict[str, Any]) -> list[str]:
     """
     found = []
     if kwargs.keys() - {"wrappers"} and ":" not in env_id:
-        found += [module for prefix, (_, module) in EXTRAS.items() if env_id.startswith(prefix)]
-        for name, spec in gymnasium.registry.items():
-            if env_id in (name, name.rpartition("-v")[0]):  # without a version the newest is made
-                entry = spec.entry_point
-                found.append(entry.partition(":")[0] if isinstance(entry, str) else str(entry.__module__))
+        found = [module for prefix, (_, module) in EXTRAS.items() if env_id.startswith(prefix)]
+        if not found:  # without a version the newest is made
+            specs = [spec for name, spec in gymnasium.registry.items() if env_id in (name, name.rpartition("-v")[0])]
+            entries = [spec.entry_point for spec in specs]
+            found = [of.partition(":")[0] if isinstance(of, str) else str(of.__module__) for of in entries]
     chosen = kwargs.get("wrappers", [])
     if any(isinstance(entry, dict) and WRITER in entry for entry in (chosen if isinstance(chosen, list) else [chosen])):
         found.append(f"gymnasium.wrappers.{WRITER}")

@@ -23,7 +23,6 @@ import os
 import platform
 import re
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from torch import Tensor
 from reverie.fingerprint import Fingerprint, as_json, differences
 from reverie.weights_size import check_size
 from training.errors import InputError, UserError
-from training.files import create_file
+from training.files import create_file, open_regular
 
 FORMAT = 1
 WEIGHTS, STATE, MANIFEST, SEAL = "weights.safetensors", "state.pt", "manifest.json", "manifest.sha256"
@@ -126,9 +125,7 @@ def load(path: Path, fingerprint: Fingerprint | None = None) -> Checkpoint:
         found = differences(manifest["fingerprint"], fingerprint)
         if found:
             raise IncompatibleError(f"{path}: was written by another experiment:\n  " + "\n  ".join(found), found)
-    with _convert_errors(path / WEIGHTS):
-        check_size(path / WEIGHTS, [entry["size"] for entry in manifest["files"].values()])
-    contents = {name: _read_and_verify(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
+    contents = _read_files(path, manifest)
     with _convert_errors(path / WEIGHTS):
         weights = safetensors.torch.load(contents[WEIGHTS])
         broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and tensor.isnan().any()]
@@ -275,13 +272,15 @@ def _prune(root: Path, saved: Path, keep: int) -> None:
 
 
 def _is_intact(path: Path) -> bool:
-    try:
-        manifest = _read_manifest(path)
-        for name in (WEIGHTS, STATE):
-            _read_and_verify(path / name, manifest["files"][name])
-    except CheckpointError:
-        return False
-    return True
+    with contextlib.suppress(CheckpointError):
+        return bool(_read_files(path, _read_manifest(path)))
+    return False
+
+
+def _read_files(path: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    with _convert_errors(path / WEIGHTS):
+        check_size(path / WEIGHTS, [entry["size"] for entry in manifest["files"].values()])
+    return {name: _read_and_verify(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -331,13 +330,10 @@ def _read_and_verify(path: Path, expected: Mapping[str, Any]) -> bytes:
 def _read(path: Path, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes; links and pipes are refused without waiting."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{path}: is not a regular file")
-            if status.st_size > limit:
-                raise CheckpointError(f"{path}: has {status.st_size} bytes, at most {limit} expected")
+        with open_regular(path, follow_links=False) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise CheckpointError(f"{path}: has {size} bytes, at most {limit} expected")
             return file.read()
     except OSError as error:
         raise CheckpointError(f"{path}: {_reason(error)}") from error

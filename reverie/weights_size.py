@@ -16,9 +16,10 @@ MAX_HEADER = 16 * 2**20
 def check_size(weights: Path, sizes: Iterable[int]) -> None:
     """Raise ValueError unless a safetensors file ends where its header says, and files of these sizes fit into memory.
 
-    Nothing but the header is read, so that a file with a hole of many gigabytes costs nothing.
+    While they are loaded, memory holds their bytes and the tensors made of them. Nothing but the header is read here,
+    so that a file with a hole of many gigabytes costs nothing.
     """
-    needed, available = sum(sizes), available_memory()
+    needed, available = 2 * sum(sizes), available_memory()
     if needed > available:
         raise ValueError(f"needs {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free")
     with open_regular(weights, follow_links=False) as file:

@@ -102,6 +102,7 @@ def test_a_run_folder_does_not_choose_what_is_imported(experiment, capsys):
         ("VizdoomBasic-v0", "{vizdoom_path: /bin/ls}", "vizdoom"),
         ("ALE/Pong-v5", "{game: pong}", "ale_py"),
         ("GymV26Environment", "{env_id: x}", "gymnasium"),
+        ("CartPole-v1", "{wrappers: {antigravity:Wrapper: {}}}", "antigravity"),
         ("CartPole-v1", "{wrappers: [{RecordVideo: {video_folder: elsewhere}}]}", "gymnasium"),
     ],
 )
