@@ -319,10 +319,12 @@ def test_torchaudio_fetches_what_is_missing_where_it_is_asked_to(
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")
 def test_the_shared_sets_are_read_whole() -> None:
-    speech = find_sources(DataConfig(str(SHARED / "speech-en24"), "ljspeech", 24_000))
-    assert Counter(source.split for source in speech) == {"train": 1019, "validation": 57}
-    digits = find_sources(DataConfig(str(SHARED / "digits8"), "speechcommands", 8_000))
-    assert Counter(source.split for source in digits) == {"train": 2430, "validation": 270, "test": 300}
+    of_speech = DataConfig(str(SHARED / "speech-en24"), "ljspeech", 24_000)
+    speech = find_sources(of_speech)
+    assert Counter(assign_splits(of_speech, speech)) == {"train": 1019, "validation": 57}
+    of_digits = DataConfig(str(SHARED / "digits8"), "speechcommands", 8_000)
+    digits = find_sources(of_digits)
+    assert Counter(assign_splits(of_digits, digits)) == {"train": 2430, "validation": 270, "test": 300}
     clip = waveform.read(speech[0].path)
     assert clip.rate == 24_000
     assert np.abs(clip.samples).max() <= 1
