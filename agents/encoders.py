@@ -19,9 +19,9 @@ from agents.image_layout import ImageLayout, image_layout
 from agents.moments import RunningMoments
 from envs import Leaf, leaves
 from envs.text import BUCKETS
+from memory_cores.core import SumInPlace
 from memory_cores.importing import import_object
 from training.errors import InputError
-from training.process_group import SumInPlace
 
 Network = Literal["auto", "mlp", "shallow", "deep"]
 """How images are encoded; other observations are vectors whatever it is."""

@@ -12,8 +12,8 @@ from agents.config import AgentConfig, ExperimentConfig
 from agents.policy import Policy, scale_reward
 from agents.unroll import Batch
 from agents.vtrace import vtrace
+from memory_cores.core import SumInPlace
 from training.guard import UpdateGuard
-from training.process_group import SumInPlace
 from training.restoring import count_in, load_optimizer
 from training.schedules import scheduled
 
@@ -132,6 +132,7 @@ class Learner:
             # Not before the loss: actors normalised these observations without knowing them.
             seen = {name: leaf[:, :-1].flatten(0, 1) for name, leaf in batch.observation.items()}
             self.policy.encoder.update_moments(seen, self.sum_over_learners)
+            self.policy.core.after_update(self.sum_over_learners)
         return {name: float(value) for name, value in metrics.items()} | {
             "learner/gradient_norm": gradient_norm,
             "learner/learning_rate": learning_rate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.process_group import SumInPlace
+from memory_cores.core import SumInPlace
 
 LIMIT = 5.0
 """Bound on a normalised input, so that a value that is seen for the first time does not dominate the others."""

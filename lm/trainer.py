@@ -130,6 +130,7 @@ class NextTokenTrainer:
         self.update_count += 1
         if self.guard.allows(metrics["loss/total"], gradient_norm):
             self.optimizer.step()
+            self.model.core.after_update()
             if self.average is not None and train.ema_decay is not None:
                 update_average(self.average, self.model, train.ema_decay)
         else:

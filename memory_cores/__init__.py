@@ -18,6 +18,9 @@ from memory_cores.importing import import_object
 from memory_cores.infinity.core import Infinity
 from memory_cores.lstm.core import LSTM
 from memory_cores.options import CoreOptions, Option, OptionsError, describe_fields
+from memory_cores.reformer.core import Reformer
+from memory_cores.routing.core import Routing
+from memory_cores.sparse.core import Sparse
 from memory_cores.transformer_xl import TransformerXL
 from memory_cores.universal.core import Universal
 
@@ -43,6 +46,9 @@ CORES: dict[str, type[MemoryCore]] = {
     "feedforward": Feedforward,
     "infinity": Infinity,
     "lstm": LSTM,
+    "reformer": Reformer,
+    "routing": Routing,
+    "sparse": Sparse,
     "transformer_xl": TransformerXL,
     "universal": Universal,
 }

@@ -8,6 +8,7 @@ steps that the state remembers; M compressed slots and remembered steps before a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from memory_cores.options import CoreOptions
 
+SumInPlace = Callable[[Tensor], None]
+"""Replaces a tensor by its sum over all processes that train one model."""
 State = dict[str, Tensor]
 """What a core remembers: a flat dict of batch-first tensors of constant size. The module itself keeps no state."""
 
@@ -66,6 +69,13 @@ class MemoryCore(nn.Module, ABC):
         x: (B, T, D). reset: (B, T) bool, True where x[b, t] is the first step of a new episode or document.
         Raises ValueError for tensors whose shapes do not fit the core and for rows that differ in their schedule's
         phase.
+        """
+
+    def after_update(self, sum_over_workers: SumInPlace | None = None) -> None:
+        """Learn what is learned without gradients; trainers call it after each update of the weights.
+
+        sum_over_workers: adds up a tensor over all processes that train the model; None for a single one. A core whose
+        buffers are learned from what `forward` has seen in training overrides it; others have nothing to do.
         """
 
     def stream(self, batch_size: int) -> Stream:

@@ -68,12 +68,8 @@ class TransformerXL(MemoryTransformer):
         window = self.schedule.window(state["age"], state["phase"], reset, steps=x.shape[1])
         positions = self.call_positions(window, like=memory)
         x = x.to(memory.dtype)  # under autocast the input may come in half precision; the residual stream never is
-        inputs = []
-        for layer, block in enumerate(self.blocks):
-            inputs.append(x)
-            x = block(x, memory[:, layer], window.views, positions)
-        memory = push(memory, [x.detach() for x in inputs], window.age)
-        y = self.normalise_output(x)
+        y, inputs = self.run_blocks(x, memory, window.views, positions)
+        memory = push(memory, inputs, window.age)
         return CoreOutput(y, {"memory": memory, "age": window.age, "phase": window.phase}, {}, {})
 
     def stream(self, batch_size: int) -> TransformerXLStream:

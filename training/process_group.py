@@ -5,15 +5,13 @@ from __future__ import annotations
 import datetime
 import io
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-SumInPlace = Callable[[Tensor], None]
-"""Replaces a tensor by its sum over all processes of the group."""
+from memory_cores.core import SumInPlace
 
 
 def join_group(rank: int, size: int, store: str, timeout: float) -> None:

@@ -19,14 +19,14 @@ OutputHook = Callable[[Tensor, Tensor], Tensor]
 returns the output used in its place."""
 
 
-class Attention(nn.Module):
-    """softmax(Q K^T / sqrt(W) + positions) V over the keys that a pattern names, with heads of width W = D / H
-    (Vaswani et al., 1706.03762, section 3.2).
+class MultiHead(nn.Module):
+    """The projections of attention to queries, keys and values of H heads of width W = D / H, and from their outputs
+    (Vaswani et al., 1706.03762, section 3.2.2).
 
     Tensors of heads are (H, B, T, W), so that one table of relative positions serves all rows in one product.
     """
 
-    def __init__(self, d_model: int, num_heads: int, dropout: float, positions: Positions) -> None:
+    def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_width = d_model // num_heads
@@ -36,6 +36,34 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         fan_in_normal_(self.qkv)
         fan_in_normal_(self.output)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """(..., N, D) -> (H, ..., N, W)."""
+        return x.view(*x.shape[:-1], self.num_heads, self.head_width).movedim(-2, 0)
+
+    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, each (B, M, D), of memory (B, M, D)."""
+        key, value = functional.linear(memory, self.qkv.weight[memory.shape[-1] :]).chunk(2, dim=-1)
+        return key, value
+
+    def project_heads(self, entries: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, each (H, B, N, W), of entries (B, N, D)."""
+        key, value = self.project_memory(entries)
+        return self.heads(key), self.heads(value)
+
+    def project(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, T, D) of x (B, T, D), and keys and values (B, M + T, D) of memory (B, M, D) and x."""
+        query, key, value = self.qkv(x).chunk(3, dim=-1)
+        memory_key, memory_value = self.project_memory(memory)
+        return query, torch.cat([memory_key, key], dim=1), torch.cat([memory_value, value], dim=1)
+
+
+class Attention(MultiHead):
+    """softmax(Q K^T / sqrt(W) + positions) V over the keys that a pattern names (Vaswani et al., 1706.03762, section
+    3.2.1)."""
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float, positions: Positions) -> None:
+        super().__init__(d_model, num_heads, dropout)
         self.position = None
         if positions == "relative":
             self.position = nn.Linear(d_model, d_model, bias=False)
@@ -54,10 +82,7 @@ class Attention(nn.Module):
 
         The memory is compressed slots, if there are any, and then remembered steps.
         """
-        query, key, value = self.qkv(x).chunk(3, dim=-1)
-        memory_key, memory_value = self.project_memory(memory)
-        key, value = torch.cat([memory_key, key], dim=1), torch.cat([memory_value, value], dim=1)
-        return self.attend(query, key, value, views, positions, observe, hook)
+        return self.attend(*self.project(x, memory), views, positions, observe, hook)
 
     def at_steps(
         self,
@@ -120,15 +145,6 @@ class Attention(nn.Module):
                 observe(view, weights.detach().transpose(0, 1))
             attended.append(functional.dropout(weights, dropout) @ values)
         return put(views, attended, query.shape[2]).permute(1, 2, 0, 3).flatten(2)
-
-    def heads(self, x: Tensor) -> Tensor:
-        """(..., N, D) -> (H, ..., N, W)."""
-        return x.view(*x.shape[:-1], self.num_heads, self.head_width).movedim(-2, 0)
-
-    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, each (B, M, D), of memory (B, M, D)."""
-        key, value = functional.linear(memory, self.qkv.weight[memory.shape[-1] :]).chunk(2, dim=-1)
-        return key, value
 
     def relative_terms(self, positions: RelativePositions) -> RelativeTerms:
         """This layer's terms of the relative positions of a call."""

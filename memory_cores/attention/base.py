@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ from memory_cores.options import CoreOptions, at_least, multiple_of, one_of, pro
 @dataclass(frozen=True, kw_only=True)
 class AttentionOptions(CoreOptions):
     """The options of every core that attends to a scheduled memory."""
+
+    position_kinds: ClassVar[Any] = Positions
+    """The Literal type of the kinds of positions that the core has."""
 
     num_heads: int = 4
     """Attention heads H of width W = d_model / H (Vaswani et al., 1706.03762, section 3.2.2); must divide d_model. More
@@ -56,7 +60,7 @@ class AttentionOptions(CoreOptions):
         problems = super().problems(d_model)
         problems += at_least(1, num_heads=self.num_heads) + at_least(0, memory_length=self.memory_length)
         problems += at_least(1, d_ff=self.d_ff) if self.d_ff is not None else []
-        problems += one_of(BlockKind, block=self.block) + one_of(Positions, positions=self.positions)
+        problems += one_of(BlockKind, block=self.block) + one_of(self.position_kinds, positions=self.positions)
         problems += probability(dropout=self.dropout)
         if not at_least(1, d_model=d_model, num_heads=self.num_heads):
             problems += self.width_problems(d_model)
@@ -74,16 +78,13 @@ class AttentionOptions(CoreOptions):
 
     def blocks(self, d_model: int, count: int) -> list[TransformerBlock]:
         """`count` blocks with freshly drawn weights."""
-        return [
-            TransformerBlock(
-                Attention(d_model, self.num_heads, self.dropout, self.positions),
-                d_model=d_model,
-                d_ff=4 * d_model if self.d_ff is None else self.d_ff,
-                kind=self.block,
-                dropout=self.dropout,
-            )
-            for _ in range(count)
-        ]
+        heads = self.num_heads, self.dropout, self.positions
+        return [self.block_around(Attention(d_model, *heads), d_model) for _ in range(count)]
+
+    def block_around(self, attention: nn.Module, d_model: int) -> TransformerBlock:
+        """A block of width `d_model` around an attention module, with freshly drawn weights."""
+        d_ff = 4 * d_model if self.d_ff is None else self.d_ff
+        return TransformerBlock(attention, d_model=d_model, d_ff=d_ff, kind=self.block, dropout=self.dropout)
 
 
 class MemoryTransformer(MemoryCore):
@@ -125,6 +126,17 @@ class MemoryTransformer(MemoryCore):
         }
         counts = {name: torch.zeros(batch_size, dtype=torch.int64, device=device) for name in ("age", "phase")}
         return tensors | counts
+
+    def run_blocks(self, x: Tensor, memory: Tensor, *call: object) -> tuple[Tensor, list[Tensor]]:
+        """The output (B, T, D) of the core for x (B, T, D), and the inputs (B, T, D) of its L blocks, to be remembered.
+
+        memory: (B, L, M, D), the remembered inputs of each block. call: what all blocks of a call share.
+        """
+        inputs = []
+        for layer, block in enumerate(self.blocks):
+            inputs.append(x.detach())
+            x = block(x, memory[:, layer], *call)
+        return self.normalise_output(x), inputs
 
     def normalise_output(self, x: Tensor) -> Tensor:
         """The output (..., D) of the core for the output (..., D) of the last block."""

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar, cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from memory_cores.attention.attention import OutputHook
 from memory_cores.attention.block import TransformerBlock
-from memory_cores.attention.kv_cache import CachedAttention, StepView, pack
+from memory_cores.attention.kv_cache import StepAttention, StepView, pack
 from memory_cores.layers.gating import GRUGate
 
+A = TypeVar("A", bound=StepAttention)
 
-class CachedBlock:
+
+class CachedBlock(Generic[A]):
     """A Transformer block that computes one step of B rows."""
 
-    def __init__(self, block: TransformerBlock, attention: CachedAttention, batch_size: int) -> None:
+    def __init__(self, block: TransformerBlock, attention: A, batch_size: int) -> None:
         self.block = block
         self.kind = block.kind
         self.attention = attention
         self.hook: OutputHook | None = None
         """Takes the scaled queries (B, H, 1, W) and the attention's output (B, D); returns the output used in its
         place."""
-        self.attention_output = pack(attention.module.output.weight)
+        self.attention_output = pack(cast(nn.Linear, block.get_submodule("attention.output")).weight)
         self.hidden = pack(block.mlp.hidden.weight)
         self.output = pack(block.mlp.output.weight)
         if self.kind == "gtrxl":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memory_cores.attention.attention import Attention
 from memory_cores.attention.patterns import Run
@@ -22,9 +23,20 @@ class StepView(NamedTuple):
     slots: Run | None = None
     """The run of cached compressed slots."""
     penalty: Tensor | None = None
-    """(B, K), added to each row's scores: 0 at keys that the row sees and -inf at others; None if all rows see all."""
+    """(B, K), added to each row's scores: 0 at keys that the row sees and -inf at others; None if all rows see all.
+    Where keys are selected one by one it is that of all places."""
     turn: int = 0
     """The place of the first step since the schedule's last turn, the last multiple of its granularity."""
+
+
+class KeyValueHeads(Protocol):
+    """What gives keys and values of H heads of width W."""
+
+    num_heads: int
+    head_width: int
+
+    def project_heads(self, entries: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, each (H, B, N, W), of entries (B, N, D)."""
 
 
 class KeyValueCache:
@@ -33,7 +45,7 @@ class KeyValueCache:
     Places are `stride` steps apart: the position of a place is stride times the place.
     """
 
-    def __init__(self, attention: Attention, entries: Tensor, length: int, stride: int = 1) -> None:
+    def __init__(self, attention: KeyValueHeads, entries: Tensor, length: int, stride: int = 1) -> None:
         """entries (B, N, D), normalised if the block normalises them, fill the first N of `length` places."""
         self.attention = attention
         self.stride = stride
@@ -43,7 +55,7 @@ class KeyValueCache:
 
     def write(self, entries: Tensor, place: int) -> None:
         """Cache entries (B, N, D) from `place` on."""
-        keys, values = (self.attention.heads(part) for part in self.attention.project_memory(entries))
+        keys, values = self.attention.project_heads(entries)
         places = slice(place, place + entries.shape[1])
         positions = slice(self.stride * places.start, self.stride * places.stop, self.stride)
         self.buffer[0, :, :, places] = self.turn(keys, positions)
@@ -112,7 +124,7 @@ class RotaryCache(KeyValueCache):
     not add up.
     """
 
-    def __init__(self, attention: Attention, entries: Tensor, length: int, farthest: int, stride: int = 1) -> None:
+    def __init__(self, attention: KeyValueHeads, entries: Tensor, length: int, farthest: int, stride: int = 1) -> None:
         """farthest: the largest distance from a key to a query."""
         places = torch.arange(stride * length + farthest, device=entries.device)
         self.cosine, self.sine = rotary_table(places, attention.head_width, entries.dtype)
@@ -134,25 +146,45 @@ class RotaryCache(KeyValueCache):
         moved.copy_(rotate(moved, *rotary_table(back, moved.shape[-1], moved.dtype)))
 
 
-class CachedAttention:
-    """One layer's attention for single steps: prepacked projections, and caches of steps and of compressed slots."""
+class QueryHeads(KeyValueHeads, Protocol):
+    """What gives queries, keys and values of H heads of width W."""
 
-    def __init__(self, module: Attention, steps: KeyValueCache, slots: KeyValueCache | None = None) -> None:
-        self.module = module
+    scale: float
+    """By which queries are multiplied."""
+    qkv: nn.Linear
+    """To queries, keys and values, each H W wide."""
+
+
+class StepAttention(ABC):
+    """One layer's attention for single steps."""
+
+    query: Tensor
+    """(H, B, W), the scaled queries of the latest step, without positions, for a block's hook."""
+
+    @abstractmethod
+    def attend(self, x: Tensor, seen: StepView) -> Tensor:
+        """Cache the keys and values of x (B, D) at its place; return the attended values (B, D)."""
+
+    @abstractmethod
+    def slide(self, count: int, place: int) -> None:
+        """Move the `count` cached steps before `place` to the front."""
+
+
+class CachedAttention(StepAttention):
+    """Attention to cached steps and compressed slots, with prepacked projections."""
+
+    def __init__(self, module: QueryHeads, steps: KeyValueCache, slots: KeyValueCache | None = None) -> None:
         self.steps = steps
         self.slots = slots
         weight = module.qkv.weight.detach().clone()
-        weight[: weight.shape[1]] *= module.scale
+        weight[: module.num_heads * module.head_width] *= module.scale
         self.qkv = pack(weight)
         self.num_heads, self.head_width = module.num_heads, module.head_width
-        self.query: Tensor
-        """(H, B, W), the scaled queries of the latest step, without positions."""
         self.usage: Tensor | None = None
         """(B, N), the attention that each cached step has received from later turns of the schedule; not counted if
         None."""
 
     def attend(self, x: Tensor, seen: StepView) -> Tensor:
-        """Cache the keys and values of x (B, D) at its place; return the attended values (B, D)."""
         projected = torch.mm(x, self.qkv).view(-1, 3, self.num_heads, self.head_width).permute(1, 2, 0, 3)
         self.query = projected[0]
         query = self.steps.enter(projected, seen.place)
@@ -169,7 +201,7 @@ class CachedAttention:
         if self.usage is not None:
             self.count_usage(weights, seen)
         context = sum_of_values(sources, weights)
-        return context.view(self.num_heads, -1, self.head_width).transpose(0, 1).reshape(x.shape)
+        return context.view(self.num_heads, -1, self.head_width).transpose(0, 1).reshape(len(x), -1)
 
     def remember(self, x: Tensor, place: int) -> None:
         """Cache the keys and values of x (B, D) at `place`, without attending."""
@@ -185,7 +217,6 @@ class CachedAttention:
             self.usage[:, run.keys.start : seen.turn] += of_steps[..., :remembered].mean(dim=0)
 
     def slide(self, count: int, place: int) -> None:
-        """Move the `count` cached steps before `place` to the front."""
         self.steps.slide(count, place)
         if self.usage is not None:
             self.usage[:, :count] = self.usage[:, place - count : place]

@@ -49,13 +49,9 @@ class Eviction(NamedTuple):
         return self._replace(start=self.queries_start).of(steps)
 
 
-class Window(NamedTuple):
-    """The schedule of one call."""
+class Timing(NamedTuple):
+    """When the steps of a call take place."""
 
-    views: list[View]
-    """Which keys the call's steps see; keys are compressed slots, memory and the call's steps, in that order."""
-    num_slots: int
-    """Compressed slots that any step of the call may attend to: those of the state and those made during the call."""
     first_phase: int
     """The phase of the call's first step."""
     episode: Tensor
@@ -64,6 +60,23 @@ class Window(NamedTuple):
     """(B,) int64, steps of the episode after the call, at most the schedule's span."""
     phase: Tensor
     """(B,) int64, the phase after the call."""
+
+
+class Window(NamedTuple):
+    """The schedule of one call."""
+
+    views: list[View]
+    """Which keys the call's steps see; keys are compressed slots, memory and the call's steps, in that order."""
+    num_slots: int
+    """Compressed slots that any step of the call may attend to: those of the state and those made during the call."""
+    first_phase: int
+    """As in `Timing`, like the fields that follow."""
+    episode: Tensor
+    """(B, T) int64."""
+    age: Tensor
+    """(B,) int64."""
+    phase: Tensor
+    """(B,) int64."""
 
 
 @dataclass(frozen=True)
@@ -113,26 +126,30 @@ class MemorySchedule:
             raise ValueError(f"state['phase'] is {shared}, expected 0 to {self.granularity - 1}")
         return int(shared)
 
+    def timing(self, age: Tensor, phase: Tensor, reset: Tensor | None, steps: int) -> Timing:
+        """When the `steps` steps of a call take place. age, phase: (B,) int64 before the call. reset: (B, T) bool."""
+        time = torch.arange(steps, device=age.device)
+        episode = (-age)[:, None].expand(-1, steps)
+        if reset is not None:
+            episode = torch.where(reset, time, episode).cummax(1).values
+        return Timing(
+            self.shared_phase(phase),
+            episode,
+            age=(steps - episode[:, -1]).clamp(max=self.span),
+            phase=(phase + steps) % self.granularity,
+        )
+
     def window(self, age: Tensor, phase: Tensor, reset: Tensor | None, steps: int) -> Window:
         """What each of a call's `steps` steps sees, and the age and phase after it.
 
         age, phase: (B,) int64 before the call. reset: (B, T) bool. Long calls are cut into several views, so that
         attention costs O(T * memory_length) and not O(T * T).
         """
-        first_phase = self.shared_phase(phase)
-        time = torch.arange(steps, device=age.device)
-        episode = (-age)[:, None].expand(-1, steps)
-        if reset is not None:
-            episode = torch.where(reset, time, episode).cummax(1).values
+        timing = self.timing(age, phase, reset, steps)
+        first_phase, episode = timing.first_phase, timing.episode
         borders = self.borders(first_phase, steps)
-        return Window(
-            [self.view(start, stop, first_phase, episode) for start, stop in itertools.pairwise(borders)],
-            self.compressed_length + self.new_slots(first_phase, steps - 1),
-            first_phase,
-            episode,
-            age=(steps - episode[:, -1]).clamp(max=self.span),
-            phase=(phase + steps) % self.granularity,
-        )
+        views = [self.view(start, stop, first_phase, episode) for start, stop in itertools.pairwise(borders)]
+        return Window(views, self.compressed_length + self.new_slots(first_phase, steps - 1), *timing)
 
     def borders(self, first_phase: int, steps: int) -> list[int]:
         """Where the views of a call of `steps` steps begin, and its end.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +11,14 @@ from memory_cores.attention.attention import Attention
 from memory_cores.attention.base import MemoryTransformer
 from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.cached_block import CachedBlock
-from memory_cores.attention.kv_cache import CachedAttention, KeyValueCache, RelativeCache, RotaryCache, StepView
+from memory_cores.attention.kv_cache import (
+    CachedAttention,
+    KeyValueCache,
+    KeyValueHeads,
+    RelativeCache,
+    RotaryCache,
+    StepView,
+)
 from memory_cores.attention.patterns import Run
 from memory_cores.attention.schedule import clear_unused
 from memory_cores.core import State, Stream
@@ -118,7 +125,7 @@ class TransformerXLStream(Stream):
         with torch.autocast(memory.device.type, enabled=False):
             self.blocks = self.cached_blocks(state)
 
-    def cached_blocks(self, state: State) -> list[CachedBlock]:
+    def cached_blocks(self, state: State) -> list[CachedBlock[Any]]:
         """The blocks in the order in which a step runs through them, with caches filled from `state`."""
         cached = []
         for layer, module in enumerate(self.core.blocks):
@@ -133,7 +140,7 @@ class TransformerXLStream(Stream):
         return CachedAttention(attention, self.cache(attention, memory, self.length, range(self.capacity + 1)))
 
     def cache(
-        self, attention: Attention, entries: Tensor, length: int, distances: range, stride: int = 1
+        self, attention: KeyValueHeads, entries: Tensor, length: int, distances: range, stride: int = 1
     ) -> KeyValueCache:
         """A cache of `length` places for the core's kind of positions that holds normalised entries (B, N, D).
 
@@ -141,7 +148,7 @@ class TransformerXLStream(Stream):
         """
         if self.core.positions == "relative":
             biases = (self.core.content_bias, self.core.position_bias)
-            return RelativeCache(attention, entries, length, biases, distances, stride)
+            return RelativeCache(cast(Attention, attention), entries, length, biases, distances, stride)
         if self.core.positions == "rotary":
             return RotaryCache(attention, entries, length, distances.stop, stride)
         return KeyValueCache(attention, entries, length, stride)

@@ -9,6 +9,7 @@ from typing import cast, get_args
 import torch
 from torch import Tensor, nn
 
+from memory_cores.attention.attention import Attention
 from memory_cores.attention.base import AttentionOptions, MemoryTransformer
 from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.kv_cache import CachedAttention, StepView
@@ -341,7 +342,7 @@ class CompressiveStream(TransformerXLStream):
         slots = block.normalise_memory(state["compressed"][:, layer].detach())
         nearest, rate = schedule.slot_distance(schedule.memory_length), schedule.compression_rate
         distances = range(nearest, nearest + rate * (schedule.compressed_length - 1) + schedule.granularity)
-        cached.slots = self.cache(cached.module, slots, self.slot_length, distances, rate)
+        cached.slots = self.cache(cast(Attention, block.attention), slots, self.slot_length, distances, rate)
         if self.core.compression == "most_used":
             cached.usage = slots.new_zeros(slots.shape[0], self.length)
             cached.usage[:, : self.capacity] = state["usage"][:, layer]

@@ -260,7 +260,7 @@ class UniversalStream(TransformerXLStream):
         past = self.transitions[depth]
         self.transitions[depth] = torch.cat([past[1:], entering[None]])[: len(past)]
 
-    def cached_blocks(self, state: State) -> list[CachedBlock]:
+    def cached_blocks(self, state: State) -> list[CachedBlock[CachedAttention]]:
         core, block = self.core, self.core.block
         self.signals = core.depth_signals(like=state["memory"]).detach()
         memory = state["memory"].detach() + self.signals[:, None]

@@ -57,6 +57,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         | {"block": "post", "positions": "rotary", "mask": True, "mu0": 0.5, "kl_weight": 0.1},
     ],
     "lstm": [{"num_layers": 2}, {"halting": "graves", "max_ponder_steps": 3}],
+    "reformer": [{**SMALL, "memory_length": 12, "num_buckets": 2, "window": 6}],
+    "routing": [{**SMALL, "memory_length": 12, "local_heads": 1, "num_clusters": 2, "window": 6, "local_window": 4}],
+    "sparse": [
+        {**SMALL, "memory_length": 12, "stride": 4},
+        {**SMALL, "memory_length": 12, "stride": 4, "pattern": "fixed", "combination": "split", "block": "pre"},
+    ],
     "transformer_xl": [
         {**SMALL, "memory_length": 12},
         {**SMALL, "memory_length": 8, "granularity": 4, "block": "trxl_i", "positions": "rotary"},

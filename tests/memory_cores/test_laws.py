@@ -54,6 +54,35 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
         {"halting": "graves", "max_ponder_steps": 3, "halting_bias": -0.5},
         {"halting": "tensor2tensor", "num_layers": 2, "max_ponder_steps": 4, "halting_epsilon": 0.3},
     ],
+    "reformer": [
+        {"num_layers": 2, "num_heads": 2, "d_ff": 12, **options}
+        for options in (
+            {"memory_length": 6, "num_hashes": 2, "num_buckets": 2, "window": 3},
+            {"memory_length": 5, "num_hashes": 3, "num_buckets": 4, "window": 2, "positions": "none", "block": "post"},
+            {"memory_length": 4, "num_hashes": 1, "num_buckets": 1, "window": 4, "block": "pre"},
+        )
+    ],
+    "routing": [
+        {"num_layers": 2, "num_heads": 2, "d_ff": 12, "local_heads": 1, **options}
+        for options in (
+            {"memory_length": 6, "num_clusters": 2, "window": 3, "local_window": 2},
+            {"memory_length": 5, "num_clusters": 3, "window": 2, "local_heads": 0, "positions": "none"}
+            | {"local_window": 1, "block": "trxl_i"},
+            {"memory_length": 4, "num_clusters": 1, "window": 4, "local_window": 4, "block": "pre"},
+        )
+    ],
+    "sparse": [
+        {"num_layers": 2, "num_heads": 2, "d_ff": 12, **options}
+        for options in (
+            {"memory_length": 6, "stride": 2},
+            {"memory_length": 6, "stride": 3, "combination": "interleaved", "positions": "none", "block": "post"},
+            {"memory_length": 4, "stride": 4, "combination": "split", "block": "pre"},
+            {"pattern": "fixed", "memory_length": 6, "stride": 3, "summary_length": 1, "block": "trxl_i"},
+            {"pattern": "fixed", "memory_length": 8, "stride": 4, "combination": "interleaved"},
+            {"pattern": "fixed", "memory_length": 4, "stride": 2, "combination": "split", "summary_length": 1}
+            | {"positions": "none", "block": "pre"},
+        )
+    ],
     "transformer_xl": [
         {"num_layers": 2, "num_heads": 2, "d_ff": 12, "block": block, "positions": positions, **memory}
         for block, positions, memory in (

@@ -1,0 +1,1 @@
+"""The Universal Transformer (Dehghani et al., 1807.03819)."""
