@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memory_cores.attention.base import AttentionOptions, MemoryTransformer
+from memory_cores.attention.base import MemoryTransformer, ReversibleOptions
 from memory_cores.attention.schedule import MemorySchedule, push
 from memory_cores.attention.stream import TransformerXLStream
 from memory_cores.core import CoreOutput, State
@@ -16,7 +16,7 @@ from memory_cores.validation import check_call
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerXLOptions(AttentionOptions):
+class TransformerXLOptions(ReversibleOptions):
     """The options of `TransformerXL`."""
 
     num_layers: int = 2

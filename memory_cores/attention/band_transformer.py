@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from memory_cores.attention.band_call import BandCall, BandPositions, band_call
-from memory_cores.attention.base import AttentionOptions, MemoryTransformer
+from memory_cores.attention.base import MemoryTransformer, ReversibleOptions
 from memory_cores.attention.schedule import Timing, push
 from memory_cores.core import CoreOutput, State
 from memory_cores.validation import check_call
 
 
 @dataclass(frozen=True, kw_only=True)
-class BandOptions(AttentionOptions):
+class BandOptions(ReversibleOptions):
     """The options that differ from those of other attention cores."""
 
     position_kinds: ClassVar[Any] = BandPositions

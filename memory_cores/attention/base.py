@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from memory_cores.attention.positions import (
     rotary_table,
     sinusoids,
 )
+from memory_cores.attention.reversible import ReversibleCall, run_reversible
 from memory_cores.attention.schedule import MemorySchedule, Window
 from memory_cores.core import MemoryCore, State
 from memory_cores.options import CoreOptions, at_least, multiple_of, one_of, probability
@@ -52,6 +53,10 @@ class AttentionOptions(CoreOptions):
     positions: Positions = "relative"
     """How attention knows distance. relative: Transformer-XL's (Dai et al., 1901.02860, section 3.3); rotary: Su et
     al., 2104.09864, on torch's fused kernels; none: by content alone, for inputs whose order does not matter."""
+    mlp_chunk_length: int | None = None
+    """Steps for which the MLP is computed at a time, and once more for the gradient, so that its hidden layer takes
+    memory for these alone (Kitaev et al., 2001.04451, section 3, "Chunking"); null computes all at once. Set it where
+    long segments do not fit in memory."""
     dropout: float = 0.0
     """Dropout rate of the attention weights, of the MLP's hidden layer and of both sublayers' outputs; 0 or more and
     below 1. Raise it where the held-out loss rises while the training loss falls."""
@@ -59,7 +64,8 @@ class AttentionOptions(CoreOptions):
     def problems(self, d_model: int) -> list[str]:
         problems = super().problems(d_model)
         problems += at_least(1, num_heads=self.num_heads) + at_least(0, memory_length=self.memory_length)
-        problems += at_least(1, d_ff=self.d_ff) if self.d_ff is not None else []
+        optional = {"d_ff": self.d_ff, "mlp_chunk_length": self.mlp_chunk_length}
+        problems += at_least(1, **{name: value for name, value in optional.items() if value is not None})
         problems += one_of(BlockKind, block=self.block) + one_of(self.position_kinds, positions=self.positions)
         problems += probability(dropout=self.dropout)
         if not at_least(1, d_model=d_model, num_heads=self.num_heads):
@@ -84,7 +90,30 @@ class AttentionOptions(CoreOptions):
     def block_around(self, attention: nn.Module, d_model: int) -> TransformerBlock:
         """A block of width `d_model` around an attention module, with freshly drawn weights."""
         d_ff = 4 * d_model if self.d_ff is None else self.d_ff
-        return TransformerBlock(attention, d_model=d_model, d_ff=d_ff, kind=self.block, dropout=self.dropout)
+        return TransformerBlock(
+            attention,
+            d_model=d_model,
+            d_ff=d_ff,
+            kind=self.block,
+            dropout=self.dropout,
+            mlp_chunk_length=self.mlp_chunk_length,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReversibleOptions(AttentionOptions):
+    """The options of attention cores whose blocks may be reversible."""
+
+    reversible: bool = False
+    """Whether blocks are reversible, so that their inputs are computed again from their outputs and memory for the
+    gradient does not grow with num_layers (Kitaev et al., 2001.04451, section 3). It costs one more forward pass in
+    training. The block must be pre or trxl_i. Models with and without it do not share weights that work."""
+
+    def problems(self, d_model: int) -> list[str]:
+        problems = super().problems(d_model)
+        if self.reversible and self.block in ("post", "gtrxl"):
+            problems.append(f"block is {self.block!r}, expected pre or trxl_i with reversible")
+        return problems
 
 
 class MemoryTransformer(MemoryCore):
@@ -106,6 +135,7 @@ class MemoryTransformer(MemoryCore):
         self.period = schedule.granularity
         self.positions = options.positions
         self.head_width = d_model // options.num_heads
+        self.reversible = isinstance(options, ReversibleOptions) and options.reversible
         self.blocks = nn.ModuleList(make_blocks())
         self.num_layers = len(self.blocks)
         if self.positions == "relative":
@@ -132,6 +162,11 @@ class MemoryTransformer(MemoryCore):
 
         memory: (B, L, M, D), the remembered inputs of each block. call: what all blocks of a call share.
         """
+        if self.reversible:
+            blocks = [cast(TransformerBlock, block) for block in self.blocks]
+            biases = (self.content_bias, self.position_bias) if self.positions == "relative" else ()
+            x, inputs = run_reversible(ReversibleCall(blocks, memory, call, biases), x)
+            return self.normalise_output(x), inputs
         inputs = []
         for layer, block in enumerate(self.blocks):
             inputs.append(x.detach())

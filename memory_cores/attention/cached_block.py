@@ -42,11 +42,18 @@ class CachedBlock(Generic[A]):
         """The attention sublayer: x (B, D) attends to the cached keys that are seen and to itself -> (B, D)."""
         if self.kind == "post":
             return normalise(self.run_attention(x, seen).add_(x), self.block.attention_norm)
-        attended = self.run_attention(normalise(x, self.block.attention_norm), seen)
-        if self.kind == "pre":
-            return attended.add_(x)
-        attended.relu_()
+        attended = self.attention_update(x, seen)
         return self.attention_gate.combine(x, attended) if self.kind == "gtrxl" else attended.add_(x)
+
+    def attention_update(self, x: Tensor, seen: StepView) -> Tensor:
+        """What the attention sublayer gives (B, D) for the residual stream x (B, D), of all but `post` blocks."""
+        attended = self.run_attention(normalise(x, self.block.attention_norm), seen)
+        return attended if self.kind == "pre" else attended.relu_()
+
+    def mlp_update(self, h: Tensor) -> Tensor:
+        """What the second sublayer adds (B, D) to the residual stream h (B, D), of `pre` and `trxl_i` blocks."""
+        transformed = self.mlp(self.mlp_input(h))
+        return transformed if self.kind == "pre" else transformed.relu_()
 
     def mlp_input(self, h: Tensor) -> Tensor:
         """The residual stream (B, D) between the sublayers as the second one reads it."""

@@ -59,6 +59,13 @@ class TransformerXLStream(Stream):
 
     def transform(self, x: Tensor, seen: StepView) -> Tensor:
         """One step of all layers, x (B, D) -> (B, D), which stores inputs, keys and values at the present place."""
+        if self.core.reversible:
+            first = second = x
+            for layer, block in enumerate(self.blocks):
+                self.inputs[layer, :, self.place] = second
+                first = first + block.attention_update(second, seen)
+                second = second + block.mlp_update(first)
+            return (first + second) / 2
         for layer, block in enumerate(self.blocks):
             self.inputs[layer, :, self.place] = x
             x = block.step(x, seen)

@@ -203,7 +203,7 @@ class Universal(MemoryTransformer):
         if self.convolution is not None:
             entering = steps.scatter(entering, inner)
             inner = self.convolution(entering, past["transition"], window.episode, steps.steps)
-        return block.after_mlp(h, block.mlp(inner)), entering
+        return block.after_mlp(h, block.run_mlp(inner)), entering
 
     def stream(self, batch_size: int) -> UniversalStream:
         return UniversalStream(self, batch_size)

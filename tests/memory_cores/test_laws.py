@@ -59,7 +59,8 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
         for options in (
             {"memory_length": 6, "num_hashes": 2, "num_buckets": 2, "window": 3},
             {"memory_length": 5, "num_hashes": 3, "num_buckets": 4, "window": 2, "positions": "none", "block": "post"},
-            {"memory_length": 4, "num_hashes": 1, "num_buckets": 1, "window": 4, "block": "pre"},
+            {"memory_length": 4, "num_hashes": 1, "num_buckets": 1, "window": 4, "block": "pre"}
+            | {"reversible": True, "mlp_chunk_length": 2},
         )
     ],
     "routing": [
@@ -68,7 +69,8 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
             {"memory_length": 6, "num_clusters": 2, "window": 3, "local_window": 2},
             {"memory_length": 5, "num_clusters": 3, "window": 2, "local_heads": 0, "positions": "none"}
             | {"local_window": 1, "block": "trxl_i"},
-            {"memory_length": 4, "num_clusters": 1, "window": 4, "local_window": 4, "block": "pre"},
+            {"memory_length": 4, "num_clusters": 1, "window": 4, "local_window": 4, "block": "pre"}
+            | {"reversible": True},
         )
     ],
     "sparse": [
@@ -77,7 +79,8 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
             {"memory_length": 6, "stride": 2},
             {"memory_length": 6, "stride": 3, "combination": "interleaved", "positions": "none", "block": "post"},
             {"memory_length": 4, "stride": 4, "combination": "split", "block": "pre"},
-            {"pattern": "fixed", "memory_length": 6, "stride": 3, "summary_length": 1, "block": "trxl_i"},
+            {"pattern": "fixed", "memory_length": 6, "stride": 3, "summary_length": 1, "block": "trxl_i"}
+            | {"reversible": True},
             {"pattern": "fixed", "memory_length": 8, "stride": 4, "combination": "interleaved"},
             {"pattern": "fixed", "memory_length": 4, "stride": 2, "combination": "split", "summary_length": 1}
             | {"positions": "none", "block": "pre"},
@@ -90,9 +93,9 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
             ("gtrxl", "rotary", {"memory_length": 5, "granularity": 3}),
             ("trxl_i", "relative", {"memory_length": 3, "granularity": 4}),
             ("trxl_i", "rotary", {"memory_length": 3, "granularity": 1, "final_norm": True}),
-            ("pre", "relative", {"memory_length": 2, "granularity": 3}),
+            ("pre", "relative", {"memory_length": 2, "granularity": 3, "reversible": True}),
             ("post", "relative", {"memory_length": 4, "granularity": 2}),
-            ("post", "rotary", {"memory_length": 0, "granularity": 3}),
+            ("post", "rotary", {"memory_length": 0, "granularity": 3, "mlp_chunk_length": 2}),
             ("post", "none", {"memory_length": 0, "granularity": 1}),
         )
     ],
