@@ -33,6 +33,10 @@ class EnvConfig:
     """Keyword arguments of the environment; "wrappers" lists Gymnasium's wrappers, or `module:Wrapper` of one's own, as
     `envs.make` takes them."""
 
+    lenient: bool = False
+    """Whether a reward that is an array of one number counts as that number, and an observed float that leaves its Box
+    by up to a tenth of the bound is clipped to it, both counted as `envs/forgiven`; otherwise they are faults."""
+
     def wrapper_names(self) -> list[str]:
         """The names of the wrappers, as far as they are well formed."""
         chosen = self.kwargs.get("wrappers", [])

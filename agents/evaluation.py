@@ -138,7 +138,7 @@ def play(
     rows = min(episodes, rows)
     seed_global_generators(seed)
     quotas = [episodes // rows + (row < episodes % rows) for row in range(rows)]
-    vector = EnvVector(make_env, rows, seed=seed, evaluation=True)
+    vector = EnvVector(make_env, rows, seed=seed, evaluation=True, lenient=config.env.lenient)
     for sentence in vector.advice() if advise else ():
         logger.warning("environment %r: %s", config.env.id, sentence)
     try:
@@ -154,6 +154,8 @@ def play(
                 finished += [e for e in vector.pop_episodes() if e.episode < quotas[e.row]]
                 if progress is not None:
                     progress(len(finished), steps)
+        for what, count in vector.pop_forgiven().items():
+            logger.warning("let pass %d times (env.lenient): %s", count, what)
     finally:
         vector.close()
     return finished

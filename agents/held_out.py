@@ -15,6 +15,7 @@ from agents.config import ExperimentConfig
 from agents.evaluation import evaluate
 from envs import EnvError, EnvFault
 from training.held_out import Check, HeldOut
+from training.progress import ProgressLine
 
 SEED = 2**31
 """One beyond those that `reverie evaluate --seed` takes: what chose a checkpoint is not what judges it."""
@@ -30,23 +31,25 @@ def held_out_episodes(config: ExperimentConfig, weights: Callable[[], dict[str, 
     The same episodes are played each time, in this process and in environments of their own. An environment that
     faults gives no metrics and a warning.
     """
-    train = config.train
+    train, episodes = config.train, config.train.evaluation_episodes
     if train.evaluation_interval is None:
         return None
 
     def measure(check: Check) -> dict[str, float]:
+        def tell(finished: int, steps: int) -> None:
+            line.update(finished, {"steps": steps})
+            check()
+
         try:
-            with kept_generators():
-                result = evaluate(
-                    config, weights(), train.evaluation_episodes, SEED, advise=False, progress=lambda *_: check()
-                )
+            with kept_generators(), ProgressLine(episodes, unit="episodes", what="evaluating") as line:
+                result = evaluate(config, weights(), episodes, SEED, advise=False, progress=tell)
         except (EnvError, EnvFault) as error:
             logger.warning("an evaluation is left out: %s", error)
             return {}
         metrics = {SCORE: result.mean_return, "evaluation/length": result.mean_length}
         return metrics if result.success_rate is None else {**metrics, "evaluation/success": result.success_rate}
 
-    basis = {"env": {"id": config.env.id, "kwargs": config.env.kwargs}, "episodes": train.evaluation_episodes}
+    basis = {"env": {"id": config.env.id, "kwargs": config.env.kwargs}, "episodes": episodes}
     return HeldOut(train.evaluation_interval, measure, SCORE, higher_is_better=True, basis=basis)
 
 

@@ -20,6 +20,7 @@ from lm.model import Head, LanguageModel, Sampling
 from lm.softmax import CategoricalHead, Softmax, TokenEmbedding, sampling_probabilities
 from training.errors import InputError
 from training.held_out import Check, never_stop
+from training.progress import track
 
 
 class Generated(NamedTuple):
@@ -62,7 +63,7 @@ def generate(
         return Generated(drawn.codes, -drawn.log_probabilities.double().sum(1))
     codes = torch.zeros(len(prompts), num_samples, dtype=torch.int64)
     nats = torch.zeros(len(prompts), dtype=torch.float64)
-    for step in range(num_samples):
+    for step in track(range(num_samples), what="generating", unit="samples"):
         check()
         codes[:, step], cost = _draw(model.head, y, sampling, generator)
         nats += cost

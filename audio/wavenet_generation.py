@@ -13,6 +13,7 @@ from audio.wavenet_kernels import EndWeights, generate_row
 from memory_cores import State
 from memory_cores.validation import check_state
 from training.held_out import Check, never_stop
+from training.progress import ProgressLine
 
 CALL_LENGTH = 8192
 """Codes of one compiled call, which no signal interrupts."""
@@ -70,21 +71,23 @@ def generate_codes(
     queues = state["queues"].detach().clone(memory_format=torch.contiguous_format)
     step, end = compiled_weights(core), end_weights(ends)
     # One stream after the other: the weights stay in the cache, and rows side by side gain nothing.
-    for row in range(len(logits)):
-        for start in range(0, num_codes, CALL_LENGTH):
-            check()
-            call = slice(start, start + CALL_LENGTH)
-            generate_row(
-                codes[row, call].numpy(),
-                log_probabilities[row, call].numpy(),
-                uniforms[row, call],
-                float(temperature),
-                logits[row].numpy(),
-                queues[row].numpy(),
-                start,
-                step,
-                end,
-            )
+    with ProgressLine(codes.numel(), unit="samples", what="generating") as line:
+        for row in range(len(logits)):
+            for start in range(0, num_codes, CALL_LENGTH):
+                check()
+                call = slice(start, start + CALL_LENGTH)
+                generate_row(
+                    codes[row, call].numpy(),
+                    log_probabilities[row, call].numpy(),
+                    uniforms[row, call],
+                    float(temperature),
+                    logits[row].numpy(),
+                    queues[row].numpy(),
+                    start,
+                    step,
+                    end,
+                )
+                line.update(row * num_codes + min(start + CALL_LENGTH, num_codes))
     state = {"queues": queues.index_select(1, core.layers.from_old_to_new(num_codes))}
     return Generated(codes, log_probabilities, state, logits)
 

@@ -22,6 +22,7 @@ from lm.tasks import answer_length, correct, symbols_of, task_corpus
 from lm.text_model import make_model
 from training.errors import InputError
 from training.held_out import Check, evaluation_mode, never_stop
+from training.progress import track
 from training.weights import load_weights
 
 
@@ -129,7 +130,7 @@ def generate_answers(
 ) -> NDArray[np.int64]:
     """Answers (N, length) to questions (N, steps): the likeliest token at each step."""
     answers = []
-    for start in range(0, len(questions), batch_size):
+    for start in track(range(0, len(questions), batch_size), what="generating answers", unit="batches"):
         batch = as_int64(questions[start : start + batch_size]).to(model.device)
         stream = TokenStream(model, len(batch))
         y = stream.read(batch)

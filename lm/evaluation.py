@@ -27,6 +27,7 @@ from lm.vocabulary import CharacterVocabulary, Vocabulary
 from lm.words import WordVocabulary
 from training.errors import InputError
 from training.held_out import Check, evaluation_mode, never_stop
+from training.progress import ProgressLine
 from training.weights import load_weights
 
 CALL_LENGTH = 512
@@ -182,11 +183,14 @@ def token_nats(
     `check` is called between two calls of the model.
     """
     nats = np.zeros(min(len(split.tokens), limit or len(split.tokens)))
-    with evaluation_mode(model):
+    count = 0
+    with evaluation_mode(model), ProgressLine(len(nats), unit="tokens", what=f"scoring the {split.name} split") as line:
         for batch in document_batches(split, batch_size, limit):
             for places, targets, y in outputs(model, split, batch, call_length):
                 predicted = (targets != IGNORED).cpu().numpy()
                 nats[places[predicted]] = model.head.losses(y, targets).cpu().numpy()[predicted]
+                count += int(predicted.sum())
+                line.update(count)
                 check()
     return nats
 

@@ -23,6 +23,7 @@ from lm.vocabulary import Vocabulary
 from reverie.checkpoint import Checkpoint
 from training.averaging import evaluation_weights
 from training.device import require_device
+from training.progress import ProgressLine
 from training.weights import load_weights
 
 
@@ -51,12 +52,13 @@ def generate(
     generated: list[GeneratedToken] = []
     texts = _decode(_record(generate_tokens(model, start, num_tokens, sampling, seed), generated), vocabulary)
     if as_json:
-        row = {
-            "run": str(run),
-            "step": checkpoint.step,
-            "prompt": prompt.raw.decode(errors="replace"),
-            "text": "".join(texts),
-        }
+        text = ""
+        with ProgressLine(num_tokens, unit="tokens", what="generating") as line:
+            for part in texts:
+                text += part
+                line.update(len(generated))
+        given = prompt.raw.decode(errors="replace")
+        row = {"run": str(run), "step": checkpoint.step, "prompt": given, "text": text}
         print(json.dumps(row | _likelihood(generated)))
         return
     print(vocabulary.decode(tokens).decode(errors="replace"), end="", flush=True)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -24,10 +19,11 @@ from reverie.manifest import CheckpointError, IncompatibleError, Score
 from reverie.metrics import MetricWriter, Window
 from reverie.path_interface import SamplingPlan
 from reverie.paths import Experiment
-from reverie.progress import ProgressLine
 from reverie.run_folder import CHECKPOINTS, RunFolder
 from training.config import BaseTrainConfig
 from training.held_out import HeldOut, Stopped
+from training.progress import ProgressLine
+from training.stop_signals import collect_stop_signals
 from training.trainer import Trainer
 
 HEADLINES = {"episode/return": "return", "loss/next_token": "loss"}
@@ -35,9 +31,6 @@ HEADLINES = {"episode/return": "return", "loss/next_token": "loss"}
 RATE = "throughput/steps_per_second"
 CHANGES = (("--changed-data", "data"), ("--changed-data", "task"), ("--changed-env", "env"))
 """For each flag of a resume, a section of the fingerprint in which it accepts other values than the checkpoint's."""
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks a run to save and stop: an interrupt, an end, a terminal that is gone."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +51,7 @@ def run(
     signal that stopped the run. Raises CheckpointError if the run is to be resumed and no checkpoint can be used,
     LostRunError if the folder is deleted or moved meanwhile.
     """
-    with _stop_signals() as signals:
+    with collect_stop_signals() as signals:
         saver = _Saver(folder, trainer, Window(), config.train.keep_checkpoints)
         changed = folder.resume and saver.restore(accepted)
         if folder.resume and trainer.step_count >= trainer.total_steps and not saver.is_unfinished:
@@ -78,8 +71,7 @@ def run(
             saved = saver.is_current or saver.save()
         finally:
             if not saver.window.is_empty and folder.lock.is_held():
-                row = saver.window.row()
-                writer.write(trainer.step_count, {**row, RATE: progress.rate(trainer.step_count)})
+                _write_row(writer, trainer.step_count, saver.window.row(), progress)
             progress.close()
     if not saved:
         return 1
@@ -118,14 +110,13 @@ def _loop(
         metrics |= found
         saver.note(metrics)
         headline |= {word: metrics[tag] for tag, word in HEADLINES.items() if tag in metrics}
+        progress.update(trainer.step_count, headline)
         if trainer.update_count >= next_log:
-            row = saver.window.row()
-            writer.write(trainer.step_count, {**row, RATE: progress.rate(trainer.step_count)})
+            _write_row(writer, trainer.step_count, saver.window.row(), progress)
             next_log = _next_multiple(trainer.update_count, config.log_interval)
         if trainer.update_count >= next_save or saver.is_best:
             saved = saver.save()
             next_save = _next_multiple(trainer.update_count, config.checkpoint_interval) if saved else next_log
-        progress.update(trainer.step_count, headline)
     progress.update(trainer.step_count, headline, last=True)
 
 
@@ -142,6 +133,12 @@ def _score(held_out: HeldOut | None, metrics: Mapping[str, float]) -> Score | No
     if held_out is None or not math.isfinite(value := float(metrics.get(held_out.score, math.nan))):
         return None
     return Score(held_out.score, value, held_out.higher_is_better, as_json(held_out.basis))
+
+
+def _write_row(writer: MetricWriter, step: int, row: dict[str, float], progress: ProgressLine) -> None:
+    """Write a row of metrics with the rate, once there is one."""
+    rate = progress.rate
+    writer.write(step, row if rate is None else {**row, RATE: rate})
 
 
 def _next_multiple(count: int, interval: int) -> int:
@@ -268,33 +265,3 @@ class _Saver:
 
 def _is_of(difference: str, section: str) -> bool:
     return difference.startswith((f"{section}.", f"{section}:"))
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that collects STOP_SIGNALS instead of ending the process; the second signal ends it at once.
-
-    In a thread, which gets no signals, the list stays empty.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-        message = f"\n{signal.Signals(number).name}: saving and stopping; a second signal stops at once\n"
-        with contextlib.suppress(OSError):  # nobody need be there to read it
-            os.write(2, message.encode())
-
-    # A run that nohup shields from the end of its terminal is not stopped by it.
-    shielded = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    numbers = [number for number in STOP_SIGNALS if not (shielded and number == signal.SIGHUP)]
-    previous = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -20,6 +20,7 @@ from reverie import checkpoint
 from reverie.cli import main
 from reverie.metrics_file import read_rows
 from tests.equality import same
+from training import progress
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -83,7 +84,9 @@ def test_a_run_emits_exactly_the_documented_metrics(tmp_path: Path, config: Path
     assert {key for key in rows[-1] if "/" in key} == documented
 
 
-def test_evaluate_and_report(tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_and_report(
+    tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [str(config), f"run.root={tmp_path}", "train.evaluation_interval=24"]
     for seed in (1, 2):
         assert main(["train", *words, f"run.name=s{seed}", f"train.seed={seed}"]) == 0
@@ -99,6 +102,9 @@ def test_evaluate_and_report(tmp_path: Path, config: Path, capsys: pytest.Captur
     assert main(["evaluate", run, "--episodes", "40", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == evaluation
 
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr(progress.ProgressLine, "_next_plain_line", 0.0)
     assert main(["evaluate", run, "--episodes", "5", "--envs", "2", "--max-steps", "2", "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["cut_episodes"] == 5
