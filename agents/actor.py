@@ -125,6 +125,7 @@ class Actor:
             seed=config.train.seed,
             first_row=first_row(config, index, incarnation, past_rows),
             max_faults=config.agent.max_env_faults,
+            lenient=config.env.lenient,
         )
         if acting is None:
             policy = make_policy(config, self.envs.observation_space, self.envs.action_space)
@@ -163,6 +164,7 @@ class Actor:
             episodes=self.envs.pop_episodes(),
             faults=self.envs.pop_faults(),
             retired_envs=self.envs.num_retired,
+            forgiven=self.envs.pop_forgiven(),
         )
 
     def state(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from agents.remote_actor import RemoteActor, env_spaces
 from agents.unroll import Unroll
 from envs import EnvError
 from training.errors import TrainingError
+from training.progress import ProgressLine
 from training.restoring import count_in
 
 MAX_BACKOFF = 60.0
@@ -71,7 +72,8 @@ class ActorPool:
         """`address` is that of a Ray cluster; None starts one on this machine."""
         self.config = config
         num_processes = config.agent.num_actors + (config.agent.inference == "learner")
-        self.session = start_ray(num_processes, address)
+        with ProgressLine(None, what=f"starting Ray for {num_processes} processes"):
+            self.session = start_ray(num_processes, address)
         self.ray = self.session.ray
         if (num_cpus := self.ray.cluster_resources().get("CPU", 0.0)) < num_processes:
             logger.warning(
@@ -103,7 +105,8 @@ class ActorPool:
         ref = ask.remote(self.config.env)
         where = f"environment {self.config.env.id!r}"
         try:
-            self.observation_space, self.action_space, advice = self.ray.get(ref, timeout=agent.start_deadline)
+            with ProgressLine(None, what=f"{where}: asking for its spaces in a process of its own"):
+                self.observation_space, self.action_space, advice = self.ray.get(ref, timeout=agent.start_deadline)
         except self.ray.exceptions.GetTimeoutError:
             self.ray.cancel(ref, force=True)
             raise TrainingError(f"{where}: not made within {agent.start_deadline:g} s (agent.start_deadline)") from None
@@ -145,6 +148,12 @@ class ActorPool:
 
     def next_unroll(self) -> Unroll:
         """The next finished unroll; waits for one."""
+        if any(slot.has_delivered for slot in self.slots):
+            return self._next_unroll()
+        with ProgressLine(None, what=f"starting {len(self.slots)} actors"):
+            return self._next_unroll()
+
+    def _next_unroll(self) -> Unroll:
         while True:
             now = time.monotonic()
             waiting = [slot for slot in self.slots if slot.handle is None and not slot.given_up]

@@ -33,6 +33,10 @@ class EnvConfig:
     """Keyword arguments of the environment; "wrappers" lists Gymnasium's wrappers, or `module:Wrapper` of one's own, as
     `envs.make` takes them."""
 
+    lenient: bool = False
+    """Whether a reward that is an array of one number counts as that number, and an observed float that leaves its Box
+    by up to a tenth of the bound is clipped to it, both counted as `envs/forgiven`; otherwise they are faults."""
+
     def wrapper_names(self) -> list[str]:
         """The names of the wrappers, as far as they are well formed."""
         chosen = self.kwargs.get("wrappers", [])
@@ -123,6 +127,13 @@ class TrainConfig(BaseTrainConfig):
 
     total_steps: Count
     """Environment steps of the whole run, over all environments."""
+    evaluation_interval: Count | None = None
+    """Updates between two evaluations, for curves and for the best checkpoint, on episodes that are never learned from;
+    null makes none. They are played in the learner's process, which learns nothing meanwhile and ends if an environment
+    ends it."""
+    evaluation_episodes: Size = 20
+    """Episodes of such an evaluation, the same each time; more tell checkpoints apart better. One without an end is
+    cut after 100,000 steps."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -31,7 +31,13 @@ def core_inputs(
     Raises InputError if the weights do not fit the configuration.
     """
     rows = min(rows, config.agent.envs_per_actor)
-    vector = EnvVector(lambda: envs.make(config.env.id, config.env.kwargs), rows, seed=seed, evaluation=True)
+    vector = EnvVector(
+        lambda: envs.make(config.env.id, config.env.kwargs),
+        rows,
+        seed=seed,
+        evaluation=True,
+        lenient=config.env.lenient,
+    )
     try:
         policy = make_policy(config, vector.observation_space, vector.action_space).eval()
         load_weights(policy, weights)

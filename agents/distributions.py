@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents.features import join_features, one_hot
+from envs.actions import action_parts
 
 
 class ActionDistribution(nn.Module, ABC):
@@ -21,6 +22,10 @@ class ActionDistribution(nn.Module, ABC):
     num_parameters: int
     num_features: int
     """Width of an action as an input of the policy."""
+    action_shape: tuple[int, ...]
+    """Of one action, as `envs.actions` has it."""
+    action_dtype: torch.dtype
+    """Of actions, as `envs.actions` has them."""
 
     @abstractmethod
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
@@ -53,6 +58,8 @@ class Categorical(ActionDistribution):
 
     Actions count from 0, whatever the start of the space.
     """
+
+    action_dtype = torch.int64
 
     def __init__(self, sizes: list[int], action_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -153,6 +160,7 @@ class Gaussian(ActionDistribution):
     The environment's adapter clips to the bounds; log-probabilities are those of the unclipped draw.
     """
 
+    action_dtype = torch.float32
     centre: Tensor
     scale: Tensor
 
@@ -193,6 +201,52 @@ class Gaussian(ActionDistribution):
         return flat.view(*flat.shape[:-1], *self.action_shape)
 
 
+class Joint(ActionDistribution):
+    """Independent distributions over the parts of a Dict or Tuple; an action is the numbers of all, (N,) float64."""
+
+    action_dtype = torch.float64
+
+    def __init__(self, parts: list[ActionDistribution]) -> None:
+        super().__init__()
+        self.parts = parts
+        self.registered_parts = nn.ModuleList(parts)  # so that they move with the policy
+        self.num_parameters = sum(part.num_parameters for part in parts)
+        self.num_features = sum(part.num_features for part in parts)
+        self.widths = [math.prod(part.action_shape) for part in parts]
+        self.action_shape = (sum(self.widths),)
+
+    def _with_parameters(self, parameters: Tensor) -> list[tuple[ActionDistribution, Tensor]]:
+        """Each part with its parameters (..., num_parameters)."""
+        split = torch.split(parameters, [part.num_parameters for part in self.parts], dim=-1)
+        return list(zip(self.parts, split, strict=True))
+
+    def _to_parts(self, action: Tensor) -> list[Tensor]:
+        """(..., N) -> (..., *action shape) of each part."""
+        split = zip(self.parts, torch.split(action, self.widths, dim=-1), strict=True)
+        return [own.reshape(*own.shape[:-1], *part.action_shape).to(part.action_dtype) for part, own in split]
+
+    def _to_action(self, actions: list[Tensor]) -> Tensor:
+        parts = zip(self.parts, actions, strict=True)
+        return torch.cat([_flat(action, part.action_shape).double() for part, action in parts], dim=-1)
+
+    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        return self._to_action([part.sample(own, generator) for part, own in self._with_parameters(parameters)])
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return self._to_action([part.mode(own) for part, own in self._with_parameters(parameters)])
+
+    def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
+        parts = zip(self._with_parameters(parameters), self._to_parts(action), strict=True)
+        return torch.stack([part.log_prob(own, taken) for (part, own), taken in parts]).sum(dim=0)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        return torch.stack([part.entropy(own) for part, own in self._with_parameters(parameters)]).sum(dim=0)
+
+    def features(self, action: Tensor) -> Tensor:
+        parts = zip(self.parts, self._to_parts(action), strict=True)
+        return join_features([part.features(taken) for part, taken in parts])
+
+
 def _flat(action: Tensor, action_shape: tuple[int, ...]) -> Tensor:
     """(..., *action_shape) -> (..., F)."""
     return action.reshape(*action.shape[: action.dim() - len(action_shape)], math.prod(action_shape))
@@ -219,4 +273,7 @@ def action_distribution(space: gym.Space[Any]) -> ActionDistribution:
             return Categorical([2] * math.prod(space.shape), space.shape)
         case gym.spaces.Box() if np.issubdtype(np.dtype(space.dtype), np.floating):
             return Gaussian(space)
-    raise ValueError(f"action space {space}: expected Discrete, MultiDiscrete, MultiBinary or a Box of floats")
+        case gym.spaces.Dict() | gym.spaces.Tuple():
+            return Joint([action_distribution(part) for part in action_parts(space)])
+    expected = "Discrete, MultiDiscrete, MultiBinary, a Box of floats, or Dict or Tuple of these"
+    raise ValueError(f"action space {space}: expected {expected}")

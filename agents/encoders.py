@@ -18,6 +18,7 @@ from agents.features import join_features, one_hot
 from agents.image_layout import ImageLayout, image_layout
 from agents.moments import RunningMoments
 from envs import Leaf, leaves
+from envs.text import BUCKETS
 from memory_cores.core import SumInPlace
 from memory_cores.importing import import_object
 from training.errors import InputError
@@ -28,6 +29,10 @@ WIDEST_IMAGE = 2**16 - 1
 """Span of the bounds by which images are scaled; beyond it bounds hardly tell which values there will be."""
 WIDEST_INTEGERS = 1000
 """The same for vectors of integers."""
+
+
+TEXT_WIDTH = 64
+"""Features of a text."""
 
 
 class ResidualSection(nn.Module):
@@ -170,8 +175,31 @@ class OneHotEncoder(nn.Module):
         return join_features([one_hot(*part) for part in zip(components, self.sizes, strict=True)])
 
 
-def leaf_encoder(leaf: Leaf, network: Network, normalize: bool) -> ImageEncoder | VectorEncoder | OneHotEncoder:
+class TextEncoder(nn.Module):
+    """A bag of words: each word is a learned vector for each of its hashes and one for its place, added and rectified;
+    their sum over the root of how many they are."""
+
+    def __init__(self, num_words: int) -> None:
+        super().__init__()
+        self.hashes = nn.Embedding(BUCKETS, TEXT_WIDTH)
+        self.places = nn.Embedding(num_words, TEXT_WIDTH)
+        self.num_features = TEXT_WIDTH
+        self.choice = f"text of up to {num_words} words, as a bag of hashed words"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, words, 2), 0 after the last word -> (N, F)."""
+        is_word = x[..., :1] > 0
+        words = F.relu(self.hashes(x).sum(dim=-2) + self.places.weight) * is_word
+        bag: Tensor = words.sum(dim=1) / is_word.sum(dim=1).clamp(min=1).sqrt()
+        return bag
+
+
+def leaf_encoder(
+    leaf: Leaf, network: Network, normalize: bool
+) -> ImageEncoder | VectorEncoder | OneHotEncoder | TextEncoder:
     """The encoder of one leaf of an observation space; by "mlp" images are vectors as well."""
+    if isinstance(leaf.space, gym.spaces.Text):
+        return TextEncoder(leaf.shape[0])
     if isinstance(leaf.space, gym.spaces.Box):
         if network != "mlp" and (layout := image_layout(leaf.shape)) is not None:
             return ImageEncoder(leaf.space, layout, network, normalize)

@@ -29,6 +29,7 @@ from agents.policy import make_policy
 from agents.unroll import Unroll, batch
 from training.errors import TrainingError
 from training.process_group import join_group, make_sum, pack, unpack
+from training.progress import ProgressLine
 from training.weights import load_weights, weights_of
 
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]
@@ -58,7 +59,8 @@ class Learners:
                 theirs.close()
                 self.peers.append(peer)
                 self.connections.append(ours)
-            with self._name_lost_learners():
+            starting = f"starting {config.agent.num_learners} learners"
+            with ProgressLine(None, what=starting), self._name_lost_learners():
                 join_learners(config, 0, str(meeting_place / "store"))
             self._send("load", pack(weights_of(policy), self.first.state()))
         except BaseException:

@@ -19,6 +19,7 @@ from typing import Any
 
 from agents.reaper import start_reaper, stop_reaper
 from training.errors import TrainingError
+from training.stop_signals import STOP_SIGNALS
 
 MAX_PLACE = 30
 """Bytes of the path in which a private folder is made: with Ray's names below it, the path of a socket has 107."""
@@ -26,7 +27,6 @@ PLACES = ("/tmp", "/var/tmp")
 """Where private folders are made if the path of TMPDIR is longer."""
 OPEN_FILES, OPEN_FILES_OF_PROCESS = 128, 8
 """Files that Ray has open in its busiest process, and those that each process on it adds there."""
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass

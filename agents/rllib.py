@@ -121,6 +121,9 @@ class PolicyNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.leaves = leaves(observation_space)
+        texts = [leaf.name for leaf in self.leaves if isinstance(leaf.space, gym.spaces.Text)]
+        if texts:
+            raise ValueError(f"{', '.join(texts)}: RLlib's batches hold no text; a wrapper makes numbers of it")
         self.encoder = ObservationEncoder(observation_space, encoder_width, encoder)
         self.core_input = nn.Linear(encoder_width, core.d_model)
         self.core = core

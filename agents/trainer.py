@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
+from collections import Counter, deque
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from agents.actor import copy_weights
 from agents.actor_source import make_actors
 from agents.config import ExperimentConfig
+from agents.held_out import held_out_episodes
 from agents.learner import Learner
 from agents.learners import Learners
 from agents.unroll import Unroll, unroll_bytes
@@ -52,10 +53,12 @@ class ImpalaTrainer:
         self.dropped_unrolls = 0
         self.episode_count = 0
         self.env_faults = 0
+        self.forgiven: Counter[str] = Counter()
         self.retired_envs: dict[int, int] = {}
         self.episodes: deque[EpisodeStats] = deque(maxlen=EPISODE_WINDOW)
         torch.set_num_threads(config.train.num_threads)
         self.published = -1
+        self.held_out = held_out_episodes(config, self.weights)
         with contextlib.ExitStack() as on_failure:
             self.actors = make_actors(config, address)
             on_failure.callback(self.actors.close)
@@ -98,6 +101,9 @@ class ImpalaTrainer:
             self.retired_envs[unroll.actor] = unroll.retired_envs
             for fault in unroll.faults:
                 self._note(fault)
+            for what in unroll.forgiven.keys() - self.forgiven.keys():
+                logger.warning("let pass, and from now on only counted (env.lenient): %s", what)
+            self.forgiven += unroll.forgiven
         return (
             metrics
             | self._episode_metrics()
@@ -106,6 +112,7 @@ class ImpalaTrainer:
                 "learner/policy_lag_max": float(max(lags)),
                 "learner/dropped_unrolls": self.dropped_unrolls,
                 "envs/faults": self.env_faults,
+                "envs/forgiven": self.forgiven.total(),
                 "envs/retired": sum(self.retired_envs.values()),
             }
             | self.actors.metrics()
@@ -170,6 +177,7 @@ class ImpalaTrainer:
             "dropped_unrolls": self.dropped_unrolls,
             "episode_count": self.episode_count,
             "env_faults": self.env_faults,
+            "forgiven": dict(self.forgiven),
             "episodes": [asdict(episode) for episode in self.episodes],
             "torch_generator": torch.get_rng_state(),
         }
@@ -181,6 +189,8 @@ class ImpalaTrainer:
         self.dropped_unrolls = count_in(state, "dropped_unrolls")
         self.episode_count = count_in(state, "episode_count")
         self.env_faults = count_in(state, "env_faults")
+        forgiven = state.get("forgiven", {})
+        self.forgiven = Counter({what: count_in(forgiven, what) for what in forgiven})
         self.episodes = deque((EpisodeStats(**e) for e in state["episodes"]), maxlen=EPISODE_WINDOW)
         self.published = -1
         warnings = self.actors.load(state["actors"])

@@ -9,6 +9,7 @@ of an episode that a time limit cut, shown to the policy for its value alone.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -58,6 +59,8 @@ class Unroll:
     """Faults of environments in this unroll."""
     retired_envs: int
     """Rows of the actor that play no more."""
+    forgiven: Counter[str]
+    """How often something was let pass in this unroll (`env.lenient`), by what it was."""
 
 
 @dataclass(frozen=True)

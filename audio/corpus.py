@@ -36,6 +36,7 @@ from lm.mapped import open_numbers
 from lm.prepared import MANIFEST, atomic_folder, cache_root, open_or_make, read_manifest
 from training.errors import InputError
 from training.files import write_file
+from training.progress import track
 
 FORMAT = 2
 MAX_LISTED = 10
@@ -71,7 +72,7 @@ def prepare(config: DataConfig, gain: float | None = None) -> AudioCorpus:
     """
     try:
         sources = find_sources(config)
-        digests = [_digest(source) for source in sources]
+        digests = [_digest(source) for source in track(sources, what="checking the clips", unit="clips")]
         folder = _place(config, sources, digests, gain)
         corpus, manifest = open_or_make(
             folder, lambda place: _open(place, config), lambda place: _make(place, config, sources, digests, gain)
@@ -149,8 +150,8 @@ def _make(
             key=lambda pair: digest_of[pair[1].source],
         )
         splits = {name: [clip for split, clip in in_order if split == name] for name in SPLITS}
-        for source, digest in zip(sources, digests, strict=True):
-            if _digest(source) != digest:
+        for source in track(sources, what="checking the clips again", unit="clips"):
+            if _digest(source) != digest_of[source]:
                 raise InputError(f"{source.path}: changed while it was read")
         chosen, warnings = _gain(config, splits["train"], gain)
         quantiser = QUANTISERS[config.quantiser]

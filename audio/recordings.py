@@ -20,6 +20,7 @@ from audio.quantiser import Quantiser
 from audio.waveform import Samples
 from lm.mapped import file_sha256
 from training.files import create_file
+from training.progress import track
 
 PIECE = 2**22
 """Samples encoded at a time."""
@@ -54,7 +55,7 @@ class Recordings:
         self.unstated: list[Source] = []
         """Sources that do not state their length."""
         with create_file(self.path) as file:
-            for source in sources:
+            for source in track(sources, what="reading the clips", unit="clips"):
                 before, is_stated = len(self.clips), True
                 place = file.tell()
                 try:
@@ -72,7 +73,7 @@ class Recordings:
                     self.unstated.append(source)
 
     def _write(self, file: BinaryIO, source: Source, samples: Samples) -> None:
-        _require_space(self.path.parent, samples.nbytes)
+        _require_space(self.path.parent, source.path, samples.nbytes)
         self.clips.append(Recording(source, file.tell() // 4, len(samples), float(np.abs(samples).max())))
         file.write(np.ascontiguousarray(samples).data)
 
@@ -81,7 +82,7 @@ class Recordings:
         clipped = count = 0
         starts = []
         with self.path.open("rb") as floats, create_file(path) as codes:
-            for clip in clips:
+            for clip in track(clips, what=f"preparing the {path.stem} split", unit="clips"):
                 starts.append(count)
                 floats.seek(clip.start * 4)
                 for samples in _pieces(floats.read, clip.length):
@@ -103,11 +104,13 @@ def _pieces(read: Any, length: int) -> Iterator[Samples]:
         yield np.frombuffer(read(min(PIECE, length - start) * 4), np.float32)
 
 
-def _require_space(folder: Path, size: int) -> None:
+def _require_space(folder: Path, clip: Path, size: int) -> None:
+    """Raise OSError unless the disk of a folder has room for a clip of `size` bytes, and RESERVE more."""
     free = shutil.disk_usage(folder).free
     if free < size + RESERVE:
-        reason = f"{os.strerror(errno.ENOSPC)} ({free / 2**20:,.0f} MiB free, the next clip takes {size / 2**20:,.0f})"
-        raise OSError(errno.ENOSPC, reason)
+        needed, there, kept = (f"{count / 2**20:,.1f} MiB" for count in (size, free, RESERVE))
+        reason = f"{clip} needs {needed}, {there} are free, of which {kept} are left to others"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {reason}")
 
 
 def describe_hot_clips(clips: Sequence[Recording]) -> str:

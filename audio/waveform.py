@@ -5,12 +5,13 @@ Libraries that are slow to import, or that may not import at all beside some bui
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -30,8 +31,8 @@ Samples = NDArray[np.float32]
 
 MAX_AMPLITUDE = 8.0
 """A float sample may go over full scale, as mixes do; further out it is not scaled to [-1, 1] at all."""
-PIECE = 2**20
-"""Frames checked at a time."""
+BLOCK = 2**16
+"""Frames decoded at a time: half a megabyte of a FLAC file may hold half a gigabyte of silence."""
 RESAMPLER = "soxr HQ"
 """How `resample` converts, for what a corpus was made with."""
 
@@ -59,7 +60,8 @@ def read(path: Path, formats: Sequence[str] = ("wav", "flac")) -> Clip:
 def read_parts(path: Path, formats: Sequence[str] = ("wav", "flac"), seconds: float = math.inf) -> Iterator[Clip]:
     """The clip of a file in the fewest parts of equal length that are not longer than that, to within a sample.
 
-    Only one part is held at a time. Raises ClipError as `read`, for what a part or the whole shows, where it shows.
+    Only one part is held at a time, and one block of its channels. Raises ClipError as `read`, for what a part or the
+    whole shows, where it shows.
     """
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in formats:
@@ -69,15 +71,8 @@ def read_parts(path: Path, formats: Sequence[str] = ("wav", "flac"), seconds: fl
         if size == 0:
             raise ClipError("is empty")
         decode = {"wav": _decode_wav, "flac": _decode_flac}.get(suffix, _decode_other)
-        for frames, header in decode(file, size, seconds):  # (N, channels)
-            if not np.isfinite(frames).all():
-                raise ClipError("has samples that are not finite")
-            peak = float(np.abs(frames).max())
-            if peak > MAX_AMPLITUDE:
-                raise ClipError(
-                    f"has a sample of {peak:.3g}, expected full scale at 1 and none beyond {MAX_AMPLITUDE:g}"
-                )
-            yield Clip(frames.mean(axis=1, dtype=np.float32), header.rate, header.is_stated)
+        for samples, header in decode(file, size, seconds):
+            yield Clip(samples, header.rate, header.is_stated)
 
 
 def sha256(path: Path) -> str:
@@ -131,45 +126,56 @@ def open_clip(path: Path) -> io.BufferedReader:
         raise ClipError(f"cannot be opened: {error.strerror or error}") from error
 
 
-Parts = Iterator[tuple[NDArray[np.float32], Header]]
-"""Of a file: (N, channels) each, and its header."""
+Parts = Iterator[tuple[Samples, Header]]
+"""Of a file: (N,) each, and its header."""
 
 
 def _decode_wav(file: io.BufferedReader, size: int, seconds: float) -> Parts:
     header = read_wav_header(file, size)
-    # The decoder is given the samples alone: it parses no chunk of the file.
     file.seek(header.start)
+    frame = header.channels * header.width
+
+    def decode(count: int) -> NDArray[np.float32]:
+        raw = file.read(count * frame)
+        return _to_float(raw[: len(raw) // frame * frame], header).reshape(-1, header.channels)
+
     for length in _lengths(header, seconds):
-        with _open_sound(
-            io.BytesIO(file.read(length * header.channels * header.width)),
-            format="RAW",
-            subtype=header.subtype,
-            endian="LITTLE",
-            samplerate=header.rate,
-            channels=header.channels,
-        ) as sound:
-            yield _read_part(sound, header, length, "float32"), header
+        yield _read_part(decode, header, length), header
+
+
+def _to_float(raw: bytes, header: Header) -> Samples:
+    """(N,), the samples of all channels in the bytes of a WAV file."""
+    if header.subtype in ("FLOAT", "DOUBLE"):
+        with np.errstate(over="ignore"):  # infinity is refused later
+            return np.frombuffer(raw, f"<f{header.width}").astype(np.float32)
+    if header.subtype == "PCM_U8":
+        return (np.frombuffer(raw, np.uint8).astype(np.float32) - np.float32(128)) * np.float32(2**-7)
+    integers = np.zeros((len(raw) // header.width, 4), np.uint8)
+    integers[:, 4 - header.width :] = np.frombuffer(raw, np.uint8).reshape(-1, header.width)
+    return integers.view("<i4")[:, 0].astype(np.float32) * np.float32(2**-31)
 
 
 def _decode_flac(file: io.BufferedReader, size: int, seconds: float) -> Parts:
     header = read_flac_header(file)
-    file.seek(0)
-    stream: io.BufferedIOBase = file
-    if not header.is_stated:
-        raw = file.read()
-        header = replace(header, frames=count_samples(raw))
-        stream = io.BytesIO(write_flac_length(raw, header.frames))
-    width, digest = int(header.subtype.removeprefix("PCM_")) // 8, hashlib.md5(usedforsecurity=False)
-    with _open_sound(stream) as sound:
+    with contextlib.ExitStack() as stack:
+        whole: io.BufferedIOBase = file
+        if not header.is_stated:
+            file.seek(0)
+            raw = file.read()
+            header = replace(header, frames=count_samples(raw))
+            whole = stack.enter_context(os.fdopen(os.memfd_create("flac"), "w+b"))
+            whole.write(write_flac_length(raw, header.frames))
+            whole.flush()
+        sound = stack.enter_context(_open_sound(whole))
+        width, digest = int(header.subtype.removeprefix("PCM_")) // 8, hashlib.md5(usedforsecurity=False)
+
+        def decode(count: int) -> NDArray[np.float32]:
+            integers = _read(sound, count, "int32")
+            digest.update(integers.astype("<i4").view(np.uint8).reshape(-1, 4)[:, 4 - width :].tobytes())
+            return integers.astype(np.float32) * np.float32(2**-31)
+
         for length in _lengths(header, seconds):
-            integers = _read_part(sound, header, length, "int32")
-            for start in range(0, length, PIECE):
-                bytes_of_each = integers[start : start + PIECE].astype("<i4").view(np.uint8).reshape(-1, 4)
-                digest.update(bytes_of_each[:, 4 - width :].tobytes())
-            frames = integers.astype(np.float32)
-            del integers
-            frames *= np.float32(2**-31)
-            yield frames, header
+            yield _read_part(decode, header, length), header
     # RFC 9639, section 8.2
     if header.md5 and digest.digest() != header.md5:
         raise ClipError("its samples are not those that its checksum was made of")
@@ -179,7 +185,7 @@ def _decode_other(file: io.BufferedReader, size: int, seconds: float) -> Parts:
     with _open_sound(file) as sound:
         header = Header(sound.samplerate, sound.channels, sound.frames, sound.subtype).check()
         for length in _lengths(header, seconds):
-            yield _read_part(sound, header, length, "float32"), header
+            yield _read_part(lambda count: _read(sound, count, "float32"), header, length), header
 
 
 def _lengths(header: Header, seconds: float) -> list[int]:
@@ -194,22 +200,39 @@ def _lengths(header: Header, seconds: float) -> list[int]:
     return [short + 1] * longer + [short] * (count - longer)
 
 
-def _open_sound(file: io.BufferedIOBase, **layout: Any) -> Any:
+def _open_sound(file: io.BufferedIOBase) -> Any:
+    """The sound of a file, from its beginning; it reads by the descriptor, as signals that meet Python code which a
+    library calls back are lost."""
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
     try:
-        return soundfile.SoundFile(file, **layout)
+        return soundfile.SoundFile(file.fileno(), closefd=False)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ClipError(f"cannot be decoded: {error}") from error
 
 
-def _read_part(sound: Any, header: Header, length: int, dtype: str) -> NDArray[Any]:
-    """(length, channels), the next frames of an open file."""
+def _read(sound: Any, count: int, dtype: str) -> NDArray[Any]:
+    """(count, channels), the next frames of an open file; fewer where it ends."""
     try:
-        frames = np.asarray(sound.read(length, dtype=dtype, always_2d=True))
+        return np.asarray(sound.read(count, dtype=dtype, always_2d=True))
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ClipError(f"cannot be decoded: {error}") from error
-    if frames.shape != (length, header.channels):
-        raise ClipError(
-            f"declares {header.frames} x {header.channels} samples; of {length} x {header.channels}, "
-            f"{frames.shape[0]} x {frames.shape[1]} are there"
-        )
-    return frames
+
+
+def _read_part(decode: Callable[[int], NDArray[np.float32]], header: Header, length: int) -> Samples:
+    """(length,), the next frames of a file, which `decode` gives (count, channels) of; their channels averaged."""
+    samples = np.empty(length, np.float32)
+    for start in range(0, length, BLOCK):
+        count = min(BLOCK, length - start)
+        frames = decode(count)
+        if frames.shape != (count, header.channels):
+            raise ClipError(
+                f"declares {header.frames} x {header.channels} samples; of {length} x {header.channels}, "
+                f"{start + frames.shape[0]} x {frames.shape[1]} are there"
+            )
+        if not np.isfinite(frames).all():
+            raise ClipError("has samples that are not finite")
+        peak = float(np.abs(frames).max())
+        if peak > MAX_AMPLITUDE:
+            raise ClipError(f"has a sample of {peak:.3g}, expected full scale at 1 and none beyond {MAX_AMPLITUDE:g}")
+        samples[start : start + count] = frames.mean(axis=1, dtype=np.float32)
+    return samples

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.actions import action_parts
 from envs.errors import EnvError
 from envs.spaces import Array, Leaf, leaves
 
@@ -16,8 +17,11 @@ KEY = "action_mask"
 
 
 def num_choices(space: gymnasium.Space[Any]) -> int | None:
-    """The length of a mask: the choices of all components of an action, one after another; None for a Box."""
+    """The length of a mask: the choices of all components of an action, one after another; None where a Box is one."""
     match space:
+        case spaces.Dict() | spaces.Tuple():
+            counts = [num_choices(part) for part in action_parts(space)]
+            return None if None in counts else sum(count or 0 for count in counts)
         case spaces.Discrete():
             return int(space.n)
         case spaces.MultiDiscrete():
@@ -34,9 +38,11 @@ def mask_leaf(observation_space: gymnasium.Space[Any], action_space: gymnasium.S
     """
     expected = num_choices(action_space)
     found = [leaf for leaf in leaves(observation_space) if leaf.path == (KEY,)]
-    if expected is None or not found:
+    if not found or isinstance(action_space, spaces.Box):
         return None
     (leaf,) = found
+    if expected is None:
+        raise EnvError(f"{leaf.name}: actions are {action_space}, expected choices alone, without a Box")
     if math.prod(leaf.shape) != expected:
         raise EnvError(f"{leaf.name} has shape {leaf.shape}, expected a number for each of {expected} choices")
     return leaf

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
-from gymnasium import spaces
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 
@@ -23,19 +22,5 @@ def advice(env: gymnasium.Env[Any, Any]) -> list[str]:
                 "NormalizeReward keeps statistics in each environment by itself, and returns are told in its units: "
                 "use agent.reward_scale in its place"
             )
-        if _mission(env.env) and not _mission(env):
-            found.append(
-                "the observation's text, the mission, is dropped: an agent that must read it cannot learn the task"
-            )
         env = env.env
     return found
-
-
-def _mission(env: gymnasium.Env[Any, Any]) -> bool:
-    """Whether a text that differs between episodes is observed."""
-    space = env.observation_space
-    mission = space.spaces.get("mission") if isinstance(space, spaces.Dict) else None
-    if mission is None:
-        return False
-    # Most of MiniGrid's tasks have one mission for all episodes; those of BabyAI never do.
-    return getattr(mission, "ordered_placeholders", None) is not None or "babyai" in type(env.unwrapped).__module__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -13,6 +14,9 @@ from envs.entries import EpisodeStats
 
 REWARD_LIMIT = 1e18
 """Bound on the absolute reward of a step: the square of more would leave float32."""
+
+Forgive = Callable[[str], None]
+"""Notes what an environment did that is let pass."""
 
 
 @dataclass(slots=True)
@@ -35,11 +39,19 @@ def episode_seed(seed: int, row: int, episode: int, evaluation: bool) -> int:
     return (word & 0x7FFFFFFE) | evaluation
 
 
-def checked_reward(reward: Any) -> float:
-    """A reward as a float; raises ValueError for what is no number, not finite, or too large."""
+def checked_reward(reward: Any, forgive: Forgive | None = None) -> float:
+    """A reward as a float; raises ValueError for what is no number, not finite, or too large.
+
+    An array of one number is let pass where there is `forgive`.
+    """
     number = np.asarray(reward)
-    if number.shape != () or number.dtype.kind not in "fiub":
-        raise ValueError(f"reward is {reward!r}, expected a number")
+    is_one_number = number.size == 1 and number.dtype.kind in "fiub"
+    if is_one_number and number.shape != () and forgive is not None:
+        forgive("a reward is an array of one number")
+        number = number.reshape(())
+    if not is_one_number or number.shape != ():
+        hint = "; env.lenient=true takes it" if is_one_number else ""
+        raise ValueError(f"reward is {reward!r}, expected a number{hint}")
     value = float(number)
     if not -REWARD_LIMIT < value < REWARD_LIMIT:
         raise ValueError(f"reward is {value}, expected a finite number below {REWARD_LIMIT:g}")

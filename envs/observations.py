@@ -7,14 +7,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.spaces import Array, branches, check_keys, count_from_zero, find_wrong, leaves, write
+from envs.episodes import Forgive
+from envs.spaces import Array, branches, check_keys, clip_slight_excess, count_from_zero, find_wrong, leaves, write
 
 
 class Observations:
     """Makes, fills and checks batches of the observations of `num_envs` environments."""
 
-    def __init__(self, space: gymnasium.Space[Any], num_envs: int) -> None:
-        self.num_envs = num_envs
+    def __init__(self, space: gymnasium.Space[Any], num_envs: int, forgive: Forgive | None = None) -> None:
+        """With `forgive`, floats that are slightly out of bounds are clipped to them."""
+        self.num_envs, self.forgive = num_envs, forgive
         self.leaves = leaves(space)
         self.branches = branches(space)
         self.plain = None if self.leaves[0].path else self.leaves[0]
@@ -51,6 +53,8 @@ class Observations:
     def first_wrong(self, batch: list[Array]) -> tuple[int, str] | None:
         """The first row of a written batch whose observation is not possible, and why."""
         for leaf, array in zip(self.leaves, batch, strict=True):
+            if self.forgive is not None and clip_slight_excess(leaf, array):
+                self.forgive(f"{leaf.name} is slightly out of bounds")
             wrong = find_wrong(leaf, array)
             if wrong is not None:
                 return wrong

@@ -1,7 +1,8 @@
 """Observations of nested Gymnasium spaces as flat lists of leaves, one batch array a leaf.
 
-A leaf is a Box, Discrete, MultiDiscrete or MultiBinary space; Dict and Tuple nest them. Discrete and MultiDiscrete
-values are counted from 0 here, whatever the `start` of the space; MultiBinary is a Box of zeros and ones.
+A leaf is a Box, Discrete, MultiDiscrete, MultiBinary or Text space; Dict and Tuple nest them. Discrete and
+MultiDiscrete values are counted from 0 here, whatever the `start` of the space; MultiBinary is a Box of zeros and ones,
+and Text the hashes of its words.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
+from envs.text import BUCKETS, MAX_WORDS, hashed_words
 
 Array = NDArray[Any]
+Nest = spaces.Dict | spaces.Tuple
 
 BOUND_SLACK = 1e-5
 """By how much, relative to the bound, a float may leave its Box: environments compute in other precisions than they
 declare."""
+SLIGHT = 0.1
+"""By how much, relative to the bound, it may leave its Box where that is forgiven."""
 VALUE_LIMIT = 1e18
 """Bound on the absolute value of an observed number: the square of more would leave float32."""
 
@@ -56,6 +61,11 @@ class Leaf:
         return observation_name(self.path)
 
 
+def children(space: Nest) -> list[tuple[str | int, gymnasium.Space[Any]]]:
+    """The parts of a Dict or Tuple, each with its key or index."""
+    return [*(space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces))]
+
+
 def leaves(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> list[Leaf]:
     """The leaves of an observation space, in the order of the nest; EnvError on a type that has none.
 
@@ -64,10 +74,8 @@ def leaves(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> lis
     [("observation['camera']", (8, 8, 3)), ("observation['goal']", ())]
     """
     match space:
-        case spaces.Dict():
-            return [leaf for key, part in space.spaces.items() for leaf in leaves(part, (*path, key))]
-        case spaces.Tuple():
-            return [leaf for i, part in enumerate(space.spaces) for leaf in leaves(part, (*path, i))]
+        case spaces.Dict() | spaces.Tuple():
+            return [leaf for key, part in children(space) for leaf in leaves(part, (*path, key))]
         case spaces.MultiBinary():
             return leaves(spaces.Box(0, 1, space.shape, np.int8), path)
         case spaces.Box() if 0 in space.shape:
@@ -78,32 +86,42 @@ def leaves(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> lis
             start = np.asarray(space.start, np.int64)
             high = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec, np.int64)
             return [Leaf(path, space, high.shape, np.dtype(np.int64), start if start.any() else None, high)]
-    expected = "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
+        case spaces.Text():
+            shape = min(max(space.max_length, 1), MAX_WORDS), 2
+            return [Leaf(path, space, shape, np.dtype(np.int64), None, np.full(shape, BUCKETS))]
+    expected = "Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict or Tuple"
     hint = "; FilterObservation of env.kwargs.wrappers leaves it out, a wrapper of your own makes numbers of it"
-    wrapper = hint if isinstance(space, spaces.Text) and path else ""
-    raise EnvError(f"{_place(path)} is {type(space).__name__}, expected {expected}{wrapper}")
+    raise EnvError(f"{_place(path)} is {type(space).__name__}, expected {expected}{hint if path else ''}")
 
 
-def _place(path: tuple[str | int, ...]) -> str:
-    return "observation_space" + "".join(f"[{key!r}]" for key in path)
+def _place(path: tuple[str | int, ...], of: str = "observation_space") -> str:
+    return of + "".join(f"[{key!r}]" for key in path)
 
 
 def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
     """Raise EnvError, naming the subspace and its type, unless an agent can observe and act in `env`.
 
-    Observations: Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these, nested. Actions: Discrete,
-    MultiDiscrete, MultiBinary or a Box of floats, bounded or not.
+    Observations: Box, Discrete, MultiDiscrete, MultiBinary, Text, or Dict and Tuple of these, nested. Actions:
+    Discrete, MultiDiscrete, MultiBinary or a Box of floats, bounded or not, or Dict and Tuple of these, nested.
     """
     if not leaves(env.observation_space):
         raise EnvError("observation_space is empty")
-    action = env.action_space
-    if not isinstance(action, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box):
-        expected = "Discrete, MultiDiscrete, MultiBinary or Box"
-        raise EnvError(f"action_space is {type(action).__name__}, expected {expected}")
-    if 0 in (action.shape or ()):
-        raise EnvError(f"action_space is a {type(action).__name__} of shape {action.shape}, which holds no number")
-    if isinstance(action, spaces.Box) and not np.issubdtype(np.dtype(action.dtype), np.floating):
-        raise EnvError(f"action_space is a Box of {action.dtype}, expected a Box of floats")
+    _check_actions(env.action_space)
+
+
+def _check_actions(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> None:
+    where, kind = _place(path, "action_space"), type(space).__name__
+    if isinstance(space, Nest):
+        if not space.spaces:
+            raise EnvError(f"{where} is empty")
+        for key, part in children(space):
+            _check_actions(part, (*path, key))
+    elif not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box):
+        raise EnvError(f"{where} is {kind}, expected Discrete, MultiDiscrete, MultiBinary, Box, Dict or Tuple")
+    elif 0 in (space.shape or ()):
+        raise EnvError(f"{where} is a {kind} of shape {space.shape}, which holds no number")
+    elif isinstance(space, spaces.Box) and not np.issubdtype(np.dtype(space.dtype), np.floating):
+        raise EnvError(f"{where} is a Box of {space.dtype}, expected a Box of floats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +134,10 @@ class Branch:
 
 def branches(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> list[Branch]:
     """The Dict and Tuple spaces of an observation space, outermost first."""
-    match space:
-        case spaces.Dict():
-            parts: list[tuple[str | int, gymnasium.Space[Any]]] = [*space.spaces.items()]
-        case spaces.Tuple():
-            parts = [*enumerate(space.spaces)]
-        case _:
-            return []
-    inner = [branch for key, part in parts for branch in branches(part, (*path, key))]
-    return [Branch(path, tuple(key for key, _ in parts)), *inner]
+    if not isinstance(space, Nest):
+        return []
+    inner = [branch for key, part in children(space) for branch in branches(part, (*path, key))]
+    return [Branch(path, tuple(key for key, _ in children(space))), *inner]
 
 
 def check_keys(branch: Branch, observation: Any) -> None:
@@ -162,6 +175,10 @@ def write(leaf: Leaf, batch: Array, row: int, observation: Any) -> None:
     """Put the leaf's part of one observation into `batch[row]`; ValueError if it does not fit."""
     if leaf.path:
         observation = _at(leaf.path, observation)
+    if isinstance(leaf.space, spaces.Text):
+        if not leaf.space.contains(observation):
+            raise ValueError(f"{leaf.name} is {repr(observation)[:100]}, expected a text in {leaf.space}")
+        observation = hashed_words(observation, leaf.shape[0])
     if type(observation) is int and leaf.high is not None and leaf.high.ndim == 0:
         batch[row] = observation
         return
@@ -218,6 +235,20 @@ def find_wrong(leaf: Leaf, batch: Array) -> tuple[int, str] | None:
         return None
     row = int(np.argmin(possible.reshape(len(batch), -1).all(axis=1)))
     return row, f"{leaf.name} has {batch[row][~possible[row]].flat[0]}, expected {expected}"
+
+
+def clip_slight_excess(leaf: Leaf, batch: Array) -> bool:
+    """Clip floats of a written batch (B, *shape) that leave their Box by up to SLIGHT, in place; whether any did."""
+    if leaf.bounds is None or batch.dtype.kind != "f":
+        return False
+    low, high = leaf.bounds
+    wider = low - SLIGHT * np.maximum(1.0, abs(low)), high + SLIGHT * np.maximum(1.0, abs(high))
+    slight = ((batch < low) & (batch >= wider[0])) | ((batch > high) & (batch <= wider[1]))
+    slight &= np.isfinite(batch)
+    if not slight.any():
+        return False
+    np.copyto(batch, batch.clip(low, high), where=slight)
+    return True
 
 
 def count_from_zero(leaf: Leaf, batch: Array) -> None:

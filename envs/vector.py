@@ -18,7 +18,7 @@ episode: what came before is bootstrapped at the entry it last acted on, as if a
 from __future__ import annotations
 
 import contextlib
-import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -27,19 +27,18 @@ import gymnasium
 import numpy as np
 import torch
 
-from envs.actions import action_dtype, bounded_actions, checked_actions, environment_actions
+from envs.actions import action_dtype, action_shape, bounded_actions, checked_actions, environment_actions
 from envs.advice import advice
 from envs.entries import Entry, EpisodeStats, Fault, Transition
-from envs.episodes import REWARD_LIMIT, Row, checked_reward, episode_seed, episode_stats
-from envs.errors import EnvError, EnvFault
+from envs.episodes import REWARD_LIMIT, Forgive, Row, checked_reward, episode_seed, episode_stats
+from envs.errors import EnvError, EnvFault, traceback_of
 from envs.observations import Observations
 from envs.spaces import Array, check_spaces
 from envs.vector_state import check_same
+from training.progress import track
 
 REPLAY_LIMIT = 100_000
 """Steps of one episode beyond which its actions are no longer kept, so that it cannot be restored."""
-TRACEBACK_LIMIT = 4000
-"""Characters kept of the end of a fault's traceback."""
 
 
 class EnvVector:
@@ -55,7 +54,7 @@ class EnvVector:
 
     Raises EnvError if the spaces cannot be used, and EnvFault if an environment faults while the vector is made, if the
     last row is retired, or, with `max_faults` 0, at any fault; after that the vector can only be closed. MemoryError is
-    no fault of one environment and is passed on.
+    passed on. If `lenient`, rewards may be arrays of one number, and floats slightly out of bounds are clipped.
 
     >>> from envs import make
     >>> vector = EnvVector(lambda: make("envs:TMaze-v0"), num_envs=2, seed=1)
@@ -75,14 +74,17 @@ class EnvVector:
         first_row: int = 0,
         evaluation: bool = False,
         max_faults: int = 0,
+        lenient: bool = False,
     ) -> None:
         if num_envs < 1:
             raise EnvError(f"num_envs is {num_envs}, expected at least 1")
         self.num_envs, self.seed, self.first_row, self.evaluation = num_envs, seed, first_row, evaluation
         self._make_env, self.max_faults = make_env, max_faults
+        self._forgiven = Counter[str]()
+        self._forgive: Forgive | None = (lambda what: self._forgiven.update([what])) if lenient else None
         self._envs: list[gymnasium.Env[Any, Any]] = []
         try:
-            for _ in range(num_envs):
+            for _ in track(range(num_envs), what="making the environments", unit="environments"):
                 self._envs.append(make_env())
             self._adopt_spaces()
             self._steps = [env.step for env in self._envs]
@@ -166,6 +168,11 @@ class EnvVector:
         """The faults of environments since the last call."""
         faults, self._faults = self._faults, []
         return faults
+
+    def pop_forgiven(self) -> Counter[str]:
+        """How often a lenient vector let something pass since the last call, by what it was."""
+        forgiven, self._forgiven = self._forgiven, Counter()
+        return forgiven
 
     @property
     def num_retired(self) -> int:
@@ -279,9 +286,8 @@ class EnvVector:
         self.observation_space, self.action_space = first.observation_space, first.action_space
         for env in self._envs[1:]:
             self._check_same_spaces(env)
-        self._observations = Observations(self.observation_space, self.num_envs)
-        self._action_shape: tuple[int, ...] = self.action_space.shape or ()
-        self._action_dtype = action_dtype(self.action_space)
+        self._observations = Observations(self.observation_space, self.num_envs, self._forgive)
+        self._action_shape, self._action_dtype = action_shape(self.action_space), action_dtype(self.action_space)
 
     def _check_same_spaces(self, env: gymnasium.Env[Any, Any]) -> None:
         for name in ("observation_space", "action_space"):
@@ -300,8 +306,7 @@ class EnvVector:
             row = self._rows[i]
             row.faults += 1
             retired = self._is_retired(row)
-            trace = "".join(traceback.format_exception(fault.__cause__ or fault))[-TRACEBACK_LIMIT:]
-            self._faults.append(Fault(self.first_row + i, str(fault), trace, retired))
+            self._faults.append(Fault(self.first_row + i, str(fault), traceback_of(fault), retired))
             with contextlib.suppress(Exception):
                 self._envs[i].close()  # type: ignore[no-untyped-call]
             if retired and self.num_retired == self.num_envs:
@@ -336,7 +341,7 @@ class EnvVector:
             raise self._fault(i, f"step({move!r}) raised {type(error).__name__}: {error}") from error
         if type(reward) is not float or not -REWARD_LIMIT < reward < REWARD_LIMIT:
             try:
-                reward = checked_reward(reward)
+                reward = checked_reward(reward, self._forgive)
             except ValueError as error:
                 raise self._fault(i, str(error)) from None
         return observation, reward, terminated, truncated, info

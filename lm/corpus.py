@@ -29,6 +29,7 @@ from lm.vocabularies import make_vocabulary, vocabulary_from
 from lm.vocabulary import Tokens, Vocabulary
 from training.errors import InputError
 from training.files import create_file, write_file
+from training.progress import track
 
 FORMAT = 2
 PIECE = 2**24
@@ -72,7 +73,8 @@ def prepare(config: DataConfig, vocabulary: Vocabulary | None = None) -> Corpus:
     """
     try:
         documents = find_documents(config)
-        digests = {path: file_sha256(path) for path in dict.fromkeys(document.path for document in documents)}
+        paths = list(dict.fromkeys(document.path for document in documents))
+        digests = {path: file_sha256(path) for path in track(paths, what="checking the text", unit="files")}
         folder = _place(config, documents, digests, vocabulary)
         corpus = open_or_make(folder, _open, lambda place: _make(place, config, documents, digests, vocabulary))
     except OSError as error:
@@ -146,7 +148,7 @@ def _write_split(path: Path, documents: Sequence[Document], vocabulary: Vocabula
     count = num_bytes = num_words = 0
     dtype = np.min_scalar_type(vocabulary.size - 1)
     with create_file(path) as file:
-        for document in documents:
+        for document in track(documents, what=f"preparing the {path.stem} split", unit="documents"):
             raw = document.read()
             tokens = vocabulary.encode(raw, str(document.path), document.start).astype(dtype, copy=False)
             file.write(tokens.tobytes())

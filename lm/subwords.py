@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +19,14 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from lm.vocabulary import Tokens, decode_utf8
+from training.progress import ProgressLine
 
 PIECE = 2**18
 """Characters encoded at a time."""
 TRAINING_PIECE = 2**12
 """Characters learned from at a time: the time to learn from a line without a space is quadratic in its length."""
+GLANCE = 0.2
+"""Seconds between two looks at whether the library has learned, at which a signal is heard too."""
 _BETWEEN_WORDS = re.compile(r"(?<=\S)(?=\s\S)")
 """Where a text can be cut without another result: words are merged with one space before them, never across it."""
 
@@ -64,8 +68,13 @@ class SubwordVocabulary:
     def encode(self, raw: bytes, where: str, offset: int = 0) -> Tokens:
         text = decode_utf8(raw, where, offset)
         dtype = np.min_scalar_type(self.size - 1)
-        parts = [np.array(self.tokenizer.encode(piece).ids, dtype) for piece in pieces_of(text, PIECE)]
-        return np.concatenate([*parts, np.empty(0, dtype)])
+        parts, count = [np.empty(0, dtype)], 0
+        with ProgressLine(len(text), unit="characters", what="encoding the text") as line:
+            for piece in pieces_of(text, PIECE):
+                parts.append(np.array(self.tokenizer.encode(piece).ids, dtype))
+                count += len(piece)
+                line.update(count)
+        return np.concatenate(parts)
 
     def decode(self, tokens: NDArray[Any]) -> bytes:
         return b"".join([self.texts[token] for token in tokens.tolist()])
@@ -87,10 +96,36 @@ def train_subwords(texts: Iterable[str], size: int) -> SubwordVocabulary:
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     trainer = BpeTrainer(vocab_size=size, show_progress=False, special_tokens=[], initial_alphabet=ByteLevel.alphabet())
-    tokenizer.train_from_iterator((piece for text in texts for piece in pieces_of(text, TRAINING_PIECE)), trainer)
+    _learn(tokenizer, trainer, (piece for text in texts for piece in pieces_of(text, TRAINING_PIECE)), size)
     model = json.loads(tokenizer.to_str())["model"]
     pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
     return SubwordVocabulary(tuple(pieces), tuple(" ".join(pair) for pair in model["merges"]))
+
+
+def _learn(tokenizer: Tokenizer, trainer: BpeTrainer, pieces: Iterator[str], size: int) -> None:
+    """Train a tokenizer in a thread of its own: this one would hear no signal before the library is done."""
+    characters, errors = 0, list[Exception]()
+
+    def counted() -> Iterator[str]:
+        nonlocal characters
+        for piece in pieces:
+            yield piece
+            characters += len(piece)
+
+    def learn() -> None:
+        try:
+            tokenizer.train_from_iterator(counted(), trainer)
+        except Exception as error:  # raised below, where it is expected
+            errors.append(error)
+
+    thread = threading.Thread(target=learn, daemon=True)
+    thread.start()
+    with ProgressLine(None, unit="characters", what=f"learning {size:,} sub-words") as line:
+        while thread.is_alive():
+            thread.join(GLANCE)
+            line.update(characters)
+    if errors:
+        raise errors[0]
 
 
 def pieces_of(text: str, size: int) -> Iterator[str]:

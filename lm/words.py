@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm.vocabulary import Tokens, decode_utf8
+from training.progress import ProgressLine
 
 UNKNOWN, END_OF_LINE = "<unk>", "<eos>"
 PIECE = 2**24
@@ -60,7 +61,8 @@ class WordVocabulary:
         decode_utf8(raw, where, offset)
         unknown = self.numbers[UNKNOWN.encode()]
         dtype = np.min_scalar_type(self.size - 1)
-        parts = [np.array([self.numbers.get(word, unknown) for word in piece], dtype) for piece in words_of(raw)]
+        pieces = words_of(raw, "numbering words")
+        parts = [np.array([self.numbers.get(word, unknown) for word in piece], dtype) for piece in pieces]
         return np.concatenate([*parts, np.empty(0, dtype)])
 
     def decode(self, tokens: NDArray[Any]) -> bytes:
@@ -85,7 +87,7 @@ def commonest_words(texts: Iterable[bytes], size: int | None, min_count: int) ->
     """
     counts: Counter[bytes] = Counter()
     for raw in texts:
-        for piece in words_of(raw):
+        for piece in words_of(raw, "counting words"):
             counts.update(piece)
     special = {word: counts.pop(word, 0) for word in (UNKNOWN.encode(), END_OF_LINE.encode())}
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -95,11 +97,16 @@ def commonest_words(texts: Iterable[bytes], size: int | None, min_count: int) ->
     return WordVocabulary(tuple(word.decode() for word, _ in ranked))
 
 
-def words_of(raw: bytes) -> Iterator[list[bytes]]:
-    """The words of a text, with <eos> for each line feed, piece by piece; only ASCII white space parts words."""
+def words_of(raw: bytes, what: str) -> Iterator[list[bytes]]:
+    """The words of a text, with <eos> for each line feed, piece by piece; only ASCII white space parts words.
+
+    `what` is what is done with them, for a progress line.
+    """
     start = 0
-    while start < len(raw):
-        space = _SPACE.search(raw, start + PIECE)
-        stop = space.end() if space else len(raw)
-        yield raw[start:stop].replace(b"\n", f" {END_OF_LINE} ".encode()).split()
-        start = stop
+    with ProgressLine(len(raw), unit="bytes", what=what) as line:
+        while start < len(raw):
+            space = _SPACE.search(raw, start + PIECE)
+            stop = space.end() if space else len(raw)
+            yield raw[start:stop].replace(b"\n", f" {END_OF_LINE} ".encode()).split()
+            start = stop
+            line.update(start)

@@ -11,7 +11,7 @@ import torch
 from agents.config import ExperimentConfig
 from agents.evaluation import evaluate as play
 from reverie.checkpoint import Checkpoint
-from reverie.progress import ProgressLine
+from training.progress import ProgressLine
 
 
 def evaluate(

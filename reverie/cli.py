@@ -16,10 +16,12 @@ from reverie.output import PrintableFormatter, discard_output, escape_unknown_ch
 from reverie.own_packages import check_packages
 from training.errors import UserError
 from training.printable import printable
+from training.stop_signals import StopRequested, raise_stop_signals
 
 COMMANDS = {
     "train": commands.train,
     "evaluate": commands.evaluate,
+    "compare": commands.compare,
     "generate": commands.generate,
     "report": commands.report,
     "list": commands.list_names,
@@ -64,14 +66,19 @@ def run_command(argv: Sequence[str] | None) -> int:
             # The user's own modules may lie where they stand. Last, so that no file there stands in for a library's;
             # and not for a run folder, which may come from anywhere.
             sys.path.append(str(Path.cwd()))
-        with lossy_output("stdout") if arguments.command == "train" else contextlib.nullcontext():
+        if arguments.command != "list":
+            print(f"reverie {arguments.command}: loading", file=sys.stderr, flush=True)  # torch takes seconds
+        lossy = lossy_output("stdout") if arguments.command == "train" else contextlib.nullcontext()
+        with lossy, raise_stop_signals():
             return COMMANDS[arguments.command](arguments)
     except UserError as error:
         _print_error(error)
         return error.exit_code
+    except StopRequested as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
 
 
 def require_working_folder() -> None:

@@ -39,6 +39,8 @@ SMALL_CORES: dict[str, dict[str, Any]] = {
 }
 """Options that keep a core small; cores without an entry are built with their defaults."""
 
+TRAIN_FIELDS = ("total_steps", "seed", "evaluation_interval", "evaluation_episodes")
+
 
 @pytest.fixture
 def make_config() -> Callable[..., ExperimentConfig]:
@@ -47,7 +49,7 @@ def make_config() -> Callable[..., ExperimentConfig]:
     def build(
         env_id: str, core: str = "lstm", env_kwargs: dict[str, Any] | None = None, **fields: Any
     ) -> ExperimentConfig:
-        train = {name: fields.pop(name) for name in ("total_steps", "seed") if name in fields}
+        train = {name: fields.pop(name) for name in TRAIN_FIELDS if name in fields}
         agent = {
             "num_actors": 0,
             "envs_per_actor": 4,

@@ -97,7 +97,45 @@ class GlobalDice(RandomEpisodes):
         return observation, random.random() + np.random.rand(), terminated, truncated, {"laps": 3}  # noqa: NPY002
 
 
+class Sloppy(RandomEpisodes):
+    """Gives each reward in an array, and observations a little over their bound."""
+
+    observation_space = gym.spaces.Box(-1, 1, (3,))
+
+    def step(self, action: int) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, _, *rest = super().step(action)
+        return observation, np.ones(1), *rest
+
+    def _observe(self) -> np.ndarray:
+        return super()._observe().clip(-1.05, 1.05)
+
+
+class Levers(gym.Env[Any, Any]):
+    """Says in words which lever to pull, and is to be told with how much force; reward 1 for the lever it said."""
+
+    observation_space = gym.spaces.Dict(mission=gym.spaces.Text(40, charset="bdehlprtu "), mood=gym.spaces.Discrete(3))
+    action_space = gym.spaces.Dict(
+        lever=gym.spaces.Discrete(2, start=5), arm=gym.spaces.Tuple((gym.spaces.Box(-1, 1, (2,)),))
+    )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert action in self.action_space
+        right = action["lever"] == 5 + self.asked
+        ending = self.np_random.random()
+        return self._observe(), float(right), ending < 0.1, 0.1 <= ending < 0.2, {"success": right}
+
+    def _observe(self) -> dict[str, Any]:
+        self.asked = int(self.np_random.integers(2))
+        return {"mission": f"pull the {('red', 'blue')[self.asked]} ", "mood": int(self.np_random.integers(3))}
+
+
 TASKS = {
+    "Levers-v0": Levers,
+    "Sloppy-v0": Sloppy,
     "GlobalDice-v0": GlobalDice,
     "ConstantReward-v0": ConstantReward,
     "RandomEpisodes-v0": RandomEpisodes,

@@ -83,7 +83,10 @@ def test_a_mask_needs_a_number_for_each_choice() -> None:
 
     assert mask_leaf(nest(5), spaces.MultiDiscrete([3, 2])) is not None
     assert mask_leaf(nest(4), spaces.MultiBinary(2)) is not None
+    assert mask_leaf(nest(5), spaces.Dict(a=spaces.Discrete(3), b=spaces.Tuple((spaces.MultiBinary(1),)))) is not None
     assert mask_leaf(nest(3), spaces.Box(-1, 1, (2,))) is None
+    with pytest.raises(envs.EnvError, match="expected choices alone, without a Box"):
+        mask_leaf(nest(5), spaces.Dict(a=spaces.Discrete(3), b=spaces.Box(-1, 1, (1,))))
     assert mask_leaf(spaces.Dict({"mask": spaces.MultiBinary(3)}), spaces.Discrete(3)) is None
     with pytest.raises(envs.EnvError, match=r"'action_mask'\] has shape \(4,\), expected a number for each of 5"):
         mask_leaf(nest(4), spaces.Discrete(5))

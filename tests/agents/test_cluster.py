@@ -21,7 +21,6 @@ from agents.ray_session import (
     OPEN_FILES,
     OPEN_FILES_OF_PROCESS,
     PLACES,
-    STOP_SIGNALS,
     delayed_signals,
     make_private_folder,
     require_open_files,
@@ -29,6 +28,7 @@ from agents.ray_session import (
 from agents.trainer import ImpalaTrainer
 from tests.agents.processes import actor_pids, parent
 from training.errors import TrainingError
+from training.stop_signals import STOP_SIGNALS
 
 MakeConfig = Callable[..., ExperimentConfig]
 RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"

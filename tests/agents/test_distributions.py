@@ -148,3 +148,27 @@ def test_multidiscrete_of_two_axes_and_multibinary_are_products() -> None:
 def test_an_action_space_without_a_distribution_is_named() -> None:
     with pytest.raises(ValueError, match=r"action space .*Text.*expected Discrete"):
         action_distribution(gym.spaces.Text(5))
+
+
+def test_a_dict_and_tuple_of_actions_is_the_product_of_its_parts() -> None:
+    discrete, box, table = gym.spaces.Discrete(3, start=2), gym.spaces.Box(-1, 3, (2,)), gym.spaces.MultiBinary((1, 2))
+    nest = gym.spaces.Dict(a=discrete, b=gym.spaces.Tuple((box, table)))
+    distribution = action_distribution(nest)
+    parts = [action_distribution(space) for space in (discrete, box, table)]
+    assert distribution.num_parameters == 3 + 4 + 4
+    parameters = torch.randn(5, 7, 11, generator=torch.Generator().manual_seed(0))
+    own = parameters.split([3, 4, 4], dim=-1)
+    action, log_prob = distribution.sample_with_log_prob(parameters, torch.Generator().manual_seed(1))
+    assert (action.shape, action.dtype) == ((5, 7, 5), torch.float64)
+    taken = action[..., 0].long(), action[..., 1:3].float(), action[..., 3:].long().view(5, 7, 1, 2)
+    torch.testing.assert_close(
+        log_prob, sum(part.log_prob(*pair) for part, *pair in zip(parts, own, taken, strict=True))
+    )
+    torch.testing.assert_close(distribution.log_prob(parameters, action), log_prob)
+    expected = sum(part.entropy(parameter) for part, parameter in zip(parts, own, strict=True))
+    torch.testing.assert_close(distribution.entropy(parameters), expected)
+    features = torch.cat([part.features(value) for part, value in zip(parts, taken, strict=True)], dim=-1)
+    torch.testing.assert_close(distribution.features(action), features)
+    lever, arm, keys = (part.mode(parameter) for part, parameter in zip(parts, own, strict=True))
+    modes = torch.cat([lever[..., None], arm, keys.flatten(2)], dim=-1)
+    torch.testing.assert_close(distribution.mode(parameters), modes.double())

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from gymnasium import spaces
 
 import memory_cores
-from agents.encoders import ImageEncoder, Network, ObservationEncoder
+from agents.encoders import ImageEncoder, Network, ObservationEncoder, TextEncoder
 from agents.image_layout import image_layout
 from agents.policy import Policy
 from envs import EnvVector
+from envs.text import hashed_words
 from training.errors import InputError
 
 LEAVES = {
@@ -34,6 +35,7 @@ LEAVES = {
     "planes of bits": spaces.MultiBinary((5, 5, 3)),
     "discrete": spaces.Discrete(5, start=2),
     "multidiscrete": spaces.MultiDiscrete([3, 4]),
+    "text": spaces.Text(300, charset="abeghlot, "),
 }
 SPACES = LEAVES | {
     "dict": spaces.Dict({"a": LEAVES["vector"], "b": spaces.Dict({"c": LEAVES["discrete"]})}),
@@ -81,9 +83,18 @@ def test_image_bytes_are_scaled_by_their_bounds() -> None:
 
 
 def test_a_space_without_an_encoder_is_named() -> None:
-    space = spaces.Dict({"ok": LEAVES["vector"], "mission": spaces.Text(9)})
-    with pytest.raises(ValueError, match=r"mission.*Text"):
+    space = spaces.Dict({"ok": LEAVES["vector"], "many": spaces.Sequence(LEAVES["vector"])})
+    with pytest.raises(ValueError, match=r"many.*Sequence"):
         ObservationEncoder(space, width=8)
+
+
+def test_the_order_of_words_is_read_and_what_follows_them_is_not() -> None:
+    encoder = TextEncoder(num_words=6)
+    texts = ("put the red ball by the key", "Put the  red ball by the door", "put the key by the red ball", "", "key")
+    features = encoder(torch.stack([torch.from_numpy(hashed_words(text, 6).copy()) for text in texts]))
+    assert torch.equal(features[0], features[1]), "the seventh word is beyond the bound"
+    assert torch.unique(features[[0, 2, 3, 4]], dim=0).shape[0] == 4
+    assert not features[3].any()
 
 
 @pytest.mark.parametrize(("network", "millions"), [("shallow", 1.2), ("deep", 1.6)])

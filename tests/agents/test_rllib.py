@@ -274,9 +274,15 @@ def test_impossible_modules_are_refused(arguments: dict[str, Any], message: str)
         memory_spec(**arguments)
 
 
-def test_an_action_space_without_a_distribution_is_named() -> None:
-    with pytest.raises(ValueError, match=r"action space .*MultiBinary"):
-        make_module("lstm", spaces.Box(-1, 1, (3,)), spaces.MultiBinary(3))
+@pytest.mark.parametrize("action_space", [spaces.MultiBinary(3), spaces.Dict({"a": spaces.Discrete(3)})], ids=str)
+def test_an_action_space_without_a_distribution_is_named(action_space: gym.Space) -> None:
+    with pytest.raises(ValueError, match=r"action space .*: expected Discrete, MultiDiscrete or Box"):
+        make_module("lstm", spaces.Box(-1, 1, (3,)), action_space)
+
+
+def test_text_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"observation\['mission'\]: RLlib's batches hold no text"):
+        make_module("lstm", spaces.Dict({"mission": spaces.Text(9)}), spaces.Discrete(2))
 
 
 def test_rllibs_ppo_learns_to_remember() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+import envs
 import memory_cores
 from agents.config import ExperimentConfig
 from agents.trainer import ImpalaTrainer
+from tests.agents.test_acting_is_learning import check_unroll
 from tests.equality import same
 
 MakeConfig = Callable[..., ExperimentConfig]
@@ -45,6 +48,40 @@ def test_runs_repeat_and_resume_bitwise(make_config: MakeConfig, core: str) -> N
     assert run(second, 4) == metrics[4:]
     assert same(second.weights(), whole.weights())
     assert same(second.state(), whole.state())
+
+
+def test_nested_actions_and_words_are_learned_resumed_and_acted_on_alike(make_config: MakeConfig) -> None:
+    rows = {"envs_per_actor": 8, "batch_size": 8}
+    config = make_config("tests.agents.scripted_envs:Levers-v0", learning_rate=0.01, discount=0.0, **rows)
+    whole, first = ImpalaTrainer(config), ImpalaTrainer(config)
+    metrics = run(whole, 40)
+    assert metrics[-1]["episode/success"] > 0.9
+    assert metrics[-1]["envs/faults"] == 0
+    run(first, 4)
+    second = ImpalaTrainer(config)
+    assert second.load(through_a_file(first.weights()), through_a_file(first.state())) == []
+    assert run(second, 4) == metrics[4:8]
+    second.update()
+    second.actors.publish({name: w.numpy() for name, w in second.weights().items()}, second.update_count)
+    check_unroll(second, second.actors.next_unroll())
+
+
+def test_what_is_let_pass_is_counted_and_told_once(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
+    plain = make_config("tests.agents.scripted_envs:Sloppy-v0")
+    with pytest.raises(
+        envs.EnvFault, match=r"reward is array\(\[1\.\]\), expected a number; env\.lenient=true takes it"
+    ):
+        run(ImpalaTrainer(plain), 8)
+    config = replace(plain, env=replace(plain.env, lenient=True))
+    trainer = ImpalaTrainer(config)
+    metrics = run(trainer, 3)
+    assert metrics[-1]["envs/faults"] == 0
+    assert metrics[-1]["envs/forgiven"] >= 3 * 8
+    assert caplog.text.count("a reward is an array of one number") == 1
+    assert caplog.text.count("observation is slightly out of bounds") == 1
+    again = ImpalaTrainer(config)
+    again.load(through_a_file(trainer.weights()), through_a_file(trainer.state()))
+    assert again.update()["envs/forgiven"] > metrics[-1]["envs/forgiven"]
 
 
 def test_seeds_differ(make_config: MakeConfig) -> None:

@@ -6,6 +6,7 @@ import importlib
 import os
 import resource
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -231,6 +232,40 @@ def test_a_recording_of_any_length_is_read_in_parts(
     parts = [part.samples for part in waveform.read_parts(path, (ending,), seconds=0.1)]
     assert [len(part) for part in parts] == [800] * 10
     np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_a_recording_is_unpacked_a_block_at_a_time(tmp_path: Path) -> None:
+    """A few kilobytes of FLAC may hold half a gigabyte: in memory is the one channel that is kept."""
+    count, channels, path = 2**20, 8, tmp_path / "silence.flac"
+    with soundfile.SoundFile(path, "w", RATE, channels, subtype="PCM_16") as file:
+        for _ in range(16):
+            file.write(np.zeros((count // 16, channels), np.int16))
+    assert path.stat().st_size < count * channels / 100
+    tracemalloc.start()
+    try:
+        samples = waveform.read(path).samples
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert samples.shape == (count,)
+    assert not samples.any()
+    assert peak < samples.nbytes + 6 * waveform.BLOCK * channels * 4
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+def test_no_decoder_calls_python_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """The exception of a signal that meets such a call is printed and lost, and the clip said to be broken."""
+
+    def fail(*arguments: object) -> None:
+        raise AssertionError("reads through calls of Python")
+
+    path = tmp_path / f"clip.{ending}"
+    soundfile.write(path, TONE, RATE)
+    monkeypatch.setattr(soundfile.SoundFile, "_init_virtual_io", fail)
+    assert waveform.read(path, (ending,)).samples.shape == TONE.shape
+    if ending == "flac":
+        path.write_bytes(without_length(path.read_bytes()))
+        assert waveform.read(path).samples.shape == TONE.shape
 
 
 def fifo(path: Path) -> None:

@@ -60,7 +60,7 @@ class Drifting(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> Any:
         self.steps += 1
-        self.place += float(np.sum(action)) + float(self.np_random.normal())
+        self.place += total(action) + float(self.np_random.normal())
         terminated = bool(self.np_random.random() < self.end_probability)
         return (
             self.observation(),
@@ -69,3 +69,10 @@ class Drifting(gymnasium.Env[Any, Any]):
             self.steps >= self.limit,
             {"is_success": self.place > 0},
         )
+
+
+def total(action: Any) -> float:
+    """The sum of all numbers of an action."""
+    if isinstance(action, dict | tuple):
+        return sum(total(part) for part in (action.values() if isinstance(action, dict) else action))
+    return float(np.sum(action))

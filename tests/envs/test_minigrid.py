@@ -17,6 +17,7 @@ from minigrid.core.world_object import Door, Key
 from minigrid.minigrid_env import MiniGridEnv
 
 from envs.minigrid_view import symbolic_view
+from envs.text import hashed_words
 
 
 def test_planes_say_what_the_symbolic_view_says() -> None:
@@ -114,3 +115,15 @@ def test_minigrid_steps_in_a_vector_and_restarts_exactly() -> None:
 def test_an_unknown_minigrid_id_suggests_one() -> None:
     with pytest.raises(envs.EnvError, match="did you mean MiniGrid-MemoryS7-v0"):
         envs.make("MiniGrid-MemorieS7-v0")
+
+
+@pytest.mark.parametrize("env_id", ["BabyAI-GoToRedBall-v0", "BabyAI-GoToLocal-v0", "MiniGrid-Fetch-5x5-N2-v0"])
+def test_a_mission_that_tells_the_task_is_observed(env_id: str) -> None:
+    vector = envs.EnvVector(lambda: envs.make(env_id), num_envs=2, seed=0)
+    words = vector.entry.observation["observation['mission']"]
+    missions = [env.unwrapped.mission for env in vector._envs]  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(words, [hashed_words(mission, 64) for mission in missions])
+    assert vector.entry.observation["observation['image']"].shape == (2, 7, 7, 20)
+    for _ in range(5):
+        vector.step(np.array([0, 2]))
+    vector.close()

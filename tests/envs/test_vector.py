@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import envs
 from envs.episodes import episode_seed
 from envs.spaces import leaves
+from envs.text import hashed_words
 from tests.envs.scripted import Drifting, Scripted
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -29,7 +30,9 @@ NEST = spaces.Dict(
 NUMBER = spaces.Box(-1.0, 1.0, (), np.float64)
 BITS = spaces.MultiBinary((2, 3))
 OBSERVATIONS = [BOX, NUMBER, BITS, spaces.Discrete(4), spaces.Discrete(5, start=10), spaces.MultiDiscrete([3, 2]), NEST]
+OBSERVATIONS += [spaces.Dict({"mission": spaces.Text(90, charset="dehkrty "), "place": BOX})]
 ACTIONS = [spaces.Discrete(3), spaces.Discrete(2, start=5), spaces.MultiDiscrete([[2, 3], [4, 2]]), BOX, NUMBER, BITS]
+ACTIONS += [spaces.Dict({"act": spaces.Discrete(3, start=4), "arm": spaces.Tuple((BOX, BITS))})]
 
 
 def sample_actions(vector: envs.EnvVector, rng: np.random.Generator) -> Any:
@@ -41,6 +44,10 @@ def sample_actions(vector: envs.EnvVector, rng: np.random.Generator) -> Any:
             return rng.integers(0, space.nvec, (vector.num_envs, *space.nvec.shape))
         case spaces.MultiBinary():
             return rng.integers(0, 2, (vector.num_envs, *space.shape))
+        case spaces.Dict():
+            rows = vector.num_envs
+            numbers = rng.normal(size=(rows, 3)).astype(np.float32)
+            return np.concatenate([rng.integers(0, 3, (rows, 1)), numbers, rng.integers(0, 2, (rows, 6))], axis=1)
     return rng.normal(size=(vector.num_envs, *(space.shape or ()))).astype(np.float32)
 
 
@@ -181,6 +188,8 @@ def test_observations_nest_as_their_space_and_count_from_zero(observation: Any, 
             value = expected[i]
             for key in leaf.path:
                 value = value[key]
+            if isinstance(value, str):
+                value = hashed_words(value, 64)
             np.testing.assert_array_equal(array[i], value if leaf.start is None else value - leaf.start)
             assert array.dtype == leaf.dtype
     for _ in range(20):
@@ -188,6 +197,8 @@ def test_observations_nest_as_their_space_and_count_from_zero(observation: Any, 
         vector.step(actions)
         going = ~vector.entry.reset
         ran = np.clip(actions, action.low, action.high) if isinstance(action, spaces.Box) else actions
+        if isinstance(action, spaces.Dict):
+            ran[:, 1:4] = ran[:, 1:4].clip(BOX.low, BOX.high)
         np.testing.assert_array_equal(vector.entry.last_action[going], ran[going])
         assert not vector.entry.last_action[~going].any()
 
@@ -227,6 +238,14 @@ def test_actions_are_clipped_and_shifted_and_the_last_action_is_the_one_that_ran
     table.step(np.array([[[2, 0], [3, 1]]]))
     np.testing.assert_array_equal(made[-1].got, [[3, 0], [3, 1]])
     assert made[-1].got in table.action_space
+    nest = vector(ACTIONS[-1])
+    nest.step(np.array([[2, 3.0, -0.25, 0.5, 1, 0, 0, 1, 1, 0]]))
+    assert made[-1].got in nest.action_space
+    assert type(made[-1].got["act"]) is int
+    assert made[-1].got["act"] == 6
+    np.testing.assert_array_equal(made[-1].got["arm"][0], np.array([1.0, -0.25, 0.5], np.float32))
+    np.testing.assert_array_equal(made[-1].got["arm"][1], [[1, 0, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(nest.entry.last_action, [[2, 1.0, -0.25, 0.5, 1, 0, 0, 1, 1, 0]])
     unbounded = vector(spaces.Box(-np.inf, np.inf, (2,), np.float32))
     unbounded.step(np.array([[300.0, -0.25]], np.float32))
     np.testing.assert_array_equal(made[-1].got, np.array([300.0, -0.25], np.float32))

@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable
 
 from lm.config import ExperimentConfig
+from training.held_out import Stopped, never_stop
+from training.trainer import Trainer
 
 Experiment = Callable[..., ExperimentConfig]
 
@@ -35,3 +37,23 @@ def sentences(count: int, seed: int = 0) -> str:
     generator = random.Random(seed)
     words = ["the", "maze", "remembers", "every", "turn", "—", "cue", "nothing"]
     return "".join(" ".join(generator.choices(words, k=5)) + ".\n" for _ in range(count))
+
+
+def update_and_evaluate(trainer: Trainer) -> dict[str, float]:
+    """The metrics of an update, with those of the evaluation where one is due after it."""
+    metrics = trainer.update()
+    held_out = trainer.held_out
+    assert held_out is not None
+    return metrics if trainer.update_count % held_out.interval else metrics | held_out.measure(never_stop)
+
+
+class StopAt:
+    """A check that stops at its `last` call."""
+
+    def __init__(self, last: int) -> None:
+        self.calls, self.last = 0, last
+
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.calls >= self.last:
+            raise Stopped

@@ -20,7 +20,7 @@ from lm.tasks import answer_length, correct, document, draw_drifting, sort_by_co
 from lm.text_model import make_model
 from lm.trainer import make_trainer
 from tests.equality import same
-from tests.lm.synthetic import OPTIONS, Experiment
+from tests.lm.synthetic import OPTIONS, Experiment, update_and_evaluate
 from training.config import CoreConfig
 from training.errors import InputError
 
@@ -172,7 +172,7 @@ def test_a_model_learns_to_copy_and_its_scores_say_so(experiment: Experiment) ->
         evaluation_interval=150,
     )
     trainer = make_trainer(config)
-    rows = [trainer.update() for _ in range(150)]
+    rows = [update_and_evaluate(trainer) for _ in range(150)]
     assert rows[0]["loss/next_token"] > math.log(3) - 0.3
     assert rows[-1]["validation/symbol_accuracy"] > 0.95
     assert rows[-1]["validation/nats_per_token"] < 0.3

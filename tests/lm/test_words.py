@@ -25,7 +25,7 @@ def test_a_line_ends_with_eos_and_ascii_white_space_parts_words(text: str, piece
     expected = [word for line in text.encode().split(b"\n") for word in [*line.split(), b"<eos>"]][:-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lm.words.PIECE", piece)
-        assert [word for part in words_of(text.encode()) for word in part] == expected
+        assert [word for part in words_of(text.encode(), "reading") for word in part] == expected
 
 
 @given(

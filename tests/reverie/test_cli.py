@@ -251,3 +251,19 @@ def test_help_tells_the_exit_codes(capsys):
         main(["--help"])
     printed = capsys.readouterr().out
     assert all(code in printed for code in ("0 ", "1 ", "2 ", "130", "143"))
+
+
+def test_a_command_speaks_before_it_imports_what_takes_seconds():
+    program = (
+        "import sys\n"
+        "class Terminal:\n"
+        "    said = []\n"
+        "    def write(self, text): self.said.append((text, {'torch', 'pydantic'} & set(sys.modules)))\n"
+        "    def flush(self): pass\n"
+        "sys.stderr = Terminal()\n"
+        "from reverie.cli import main\n"
+        "assert main(['train', 'absent.yaml']) == 2\n"
+        "print(Terminal.said[0])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
+    assert done.stdout == "('reverie train: loading', set())\n"

@@ -99,7 +99,7 @@ def test_fields_of_a_schedule_are_named_by_their_path(config_file):
 def test_missing_and_misplaced_sections(config_file):
     config_file.write_text("env: 3\ncore: []\n")
     text = "\n".join(problems_of(config_file))
-    assert "env (line 1): expected a mapping with id, kwargs, got 3 (int)" in text
+    assert "env (line 1): expected a mapping with id, kwargs, lenient, got 3 (int)" in text
     assert "agent: missing; expected a mapping" in text
     config_file.write_text("- env\n")
     assert "expected a mapping" in problems_of(config_file)[0]

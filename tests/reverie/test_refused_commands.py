@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,3 +158,22 @@ def test_a_refused_or_idle_command_changes_not_a_byte(
     assert main(command) == (2 if refused else 0)
     assert digest(place / "runs") == folders
     assert evaluation(name) == scores[name]
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (["runs/agent", "runs/agent"], "runs/agent: trains an agent; only models of text and of audio are compared"),
+        (["runs/text", "runs/sound"], "runs/text trains models of text, runs/sound models of audio"),
+        (["runs/sound", "runs/sound", "--text", "text.txt"], "--text: for models of text only"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_message(
+    place: Path, capsys: pytest.CaptureFixture[str], runs: list[str], message: str
+) -> None:
+    assert main(["compare", *runs]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["compare", "runs/sound", "runs/sound", "--split", "train", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["difference"], result["interval"], len(result["documents"])) == (0, [0, 0], 2)
+    assert result["unit"].startswith("bits per sample (mu_law_256 at 8,000 samples a second, gain ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import re
@@ -93,7 +94,9 @@ def test_a_trained_model_is_evaluated_swept_and_reported(config: str, capsys: py
     assert Path("report.png").stat().st_size > 10_000
 
 
-def test_a_trained_model_writes(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trained_model_writes(
+    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["train", config]) == 0
     capsys.readouterr()
     arguments = ["generate", "runs/run", "--prompt", "The maze", "--tokens", "40", "--temperature", "0"]
@@ -107,6 +110,11 @@ def test_a_trained_model_writes(config: str, capsys: pytest.CaptureFixture[str])
     assert "The maze" + result["text"] == written[:-1]
     assert result["log_likelihood"] == pytest.approx(-40 * result["nats_per_token"])
     assert -40 * math.log(30) < result["log_likelihood"] < 0
+    Path("prompt.txt").write_text("The maze")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"The maze")))
+    for place in ("prompt.txt", "-"):
+        assert main(["generate", "runs/run", "--prompt-file", place, *arguments[4:]]) == 0
+        assert capsys.readouterr().out == written
     Path("text.txt").unlink()  # what it takes to write is in the checkpoint
     assert (
         main(["generate", "runs/run", "core.memory_length=32", "--tokens", "20", "--top-k", "3", "--top-p", "0.9"]) == 0
@@ -114,6 +122,8 @@ def test_a_trained_model_writes(config: str, capsys: pytest.CaptureFixture[str])
     assert len(capsys.readouterr().out) == 21
     assert main(["generate", "runs/run", "--prompt", "The @"]) == 2
     assert "--prompt: byte 4: the character '@'" in capsys.readouterr().err
+    assert main(["generate", "runs/run", "--prompt-file", "absent.txt"]) == 2
+    assert "absent.txt: cannot be read" in capsys.readouterr().err
 
 
 def test_bytes_that_are_not_text_are_written_as_text(config: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,8 +174,10 @@ def test_a_task_is_trained_evaluated_and_answered(config: str, capsys: pytest.Ca
     assert "5 sequences" in capsys.readouterr().out
     assert main(["generate", "runs/run", "--prompt", "1 0 1 2 3", "--tokens", "5"]) == 0
     assert len(capsys.readouterr().out.split()) >= 9
-    assert main(["evaluate", "runs/run", "--by-frequency"]) == 2
-    assert "a task has no words" in capsys.readouterr().err
+    assert main(["evaluate", "runs/run", "--by-frequency", "--text", "text.txt"]) == 2
+    assert "--text, --by-frequency: for texts only" in capsys.readouterr().err
+    assert main(["compare", "runs/run", "runs/run"]) == 2
+    assert "answers copy, a synthetic task" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

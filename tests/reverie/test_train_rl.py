@@ -16,7 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from reverie import checkpoint
 from reverie.cli import main
+from reverie.metrics_file import read_rows
 from tests.equality import same
+from training import progress
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -70,7 +72,8 @@ def test_a_run_emits_exactly_the_documented_metrics(tmp_path: Path, config: Path
     section = (ROOT / "docs/metrics.md").read_text().partition("## Agents")[2].partition("\n## ")[0]
     first_cells = "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
     documented = set(re.findall(r"`([a-z]+/[a-z_]+)`", first_cells))
-    assert main(["train", str(config), f"run.root={tmp_path}"]) == 0
+    evaluation = ["train.evaluation_interval=2", "train.evaluation_episodes=2"]
+    assert main(["train", str(config), *evaluation, f"run.root={tmp_path}"]) == 0
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == documented
@@ -78,9 +81,12 @@ def test_a_run_emits_exactly_the_documented_metrics(tmp_path: Path, config: Path
     assert {key for key in rows[-1] if "/" in key} == documented
 
 
-def test_evaluate_and_report(tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_and_report(
+    tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [str(config), f"run.root={tmp_path}", "train.evaluation_interval=24"]
     for seed in (1, 2):
-        assert main(["train", str(config), f"run.root={tmp_path}", f"run.name=s{seed}", f"train.seed={seed}"]) == 0
+        assert main(["train", *words, f"run.name=s{seed}", f"train.seed={seed}"]) == 0
     capsys.readouterr()
     video = tmp_path / "first.gif"
     run = str(tmp_path / "s1")
@@ -93,12 +99,24 @@ def test_evaluate_and_report(tmp_path: Path, config: Path, capsys: pytest.Captur
     assert main(["evaluate", run, "--episodes", "40", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == evaluation
 
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr(progress.ProgressLine, "_next_plain_line", 0.0)
     assert main(["evaluate", run, "--episodes", "5", "--envs", "2", "--max-steps", "2", "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["cut_episodes"] == 5
     assert "/ 5 episodes" in printed.err
     assert main(["evaluate", run, "--video", str(tmp_path / "absent" / "first.gif")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+    rows = read_rows(tmp_path / "s1" / "metrics.jsonl")
+    returns = {row["step"]: row["evaluation/return"] for row in rows if "evaluation/return" in row}
+    best = checkpoint.best(tmp_path / "s1" / "checkpoints")[0]
+    assert best is not None
+    assert best.score is not None
+    assert best.score.value == max(returns.values())
+    assert main(["evaluate", run, "--checkpoint", "best", "--episodes", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == best.step
 
     picture = tmp_path / "curves.png"
     assert main(["report", run, str(tmp_path / "s2"), "--output", str(picture)]) == 0
