@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from memory_cores import MemoryCore
+from memory_cores.attention.band_transformer import BandTransformer
 from memory_cores.attention.base import MemoryTransformer
 from memory_cores.attention.buckets import BUCKETS, PARTS, AttentionBuckets, attention_buckets
+from memory_cores.attention.recall import recall
 from memory_cores.infinity.core import Infinity
 from memory_cores.infinity.density import LongTermDensities, long_term_densities
 from memory_cores.lstm.core import LSTM
@@ -32,6 +35,8 @@ ROWS = 16
 TURNS = 8
 """Periods of the core to draw once its memory is full."""
 PONDER_ROWS, PONDER_STEPS = 8, 96
+RECALL_STEPS = 128
+"""Steps of one stream whose recall is drawn."""
 GRID = 200
 """Positions at which the density over a long-term memory is drawn."""
 TAG = "inside/core"
@@ -78,6 +83,8 @@ def _panels(core: MemoryCore, x: Tensor, reset: Tensor) -> list[Panel]:
         return [_ponder_panel(core, x, reset)] if core.adaptive else []
     if not isinstance(core, MemoryTransformer):
         return []
+    if isinstance(core, BandTransformer):
+        return _recall_panels(core, x, reset)
     panels = [_bucket_panel(attention_buckets(core, x, reset), has_slots=bool(core.schedule.compressed_length))]
     if isinstance(core, Infinity):
         return [*panels, _density_panel(core, x, reset)]
@@ -145,6 +152,42 @@ def _density_panel(core: Infinity, x: Tensor, reset: Tensor) -> Panel:
         axes.set_ylabel("place in the long-term memory (1 is newest)")
 
     return draw
+
+
+def _recall_panels(core: BandTransformer, x: Tensor, reset: Tensor) -> list[Panel]:
+    """How far back each step of the first row looks, and the cluster or bucket of each, where there are any."""
+    found = recall(core, x[:1], reset[:1])
+    steps = slice(max(0, x.shape[1] - RECALL_STEPS), None)
+    weights, first = found.weights.mean(dim=0)[steps], x.shape[1] - len(found.weights[0, steps])
+
+    def draw_weights(axes: Axes) -> None:
+        extent = (first, x.shape[1], -0.5, weights.shape[1] - 0.5)
+        picture = axes.imshow(
+            weights.T.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma", norm=PowerNorm(0.5)
+        )
+        assert axes.figure is not None
+        axes.figure.colorbar(picture, ax=axes, label="attention, mean over layers and heads")
+        axes.set_xlabel("step of one stream")
+        axes.set_ylabel("steps back")
+
+    def draw_groups(axes: Axes) -> None:
+        assert found.groups is not None
+        groups = found.groups.flatten(0, 1)[:, steps]
+        picture = axes.imshow(
+            groups.numpy(),
+            aspect="auto",
+            extent=(first, x.shape[1], len(groups), 0),
+            cmap="turbo",
+            interpolation="none",
+        )
+        assert axes.figure is not None
+        axes.figure.colorbar(picture, ax=axes, label="cluster, or bucket of the first round")
+        axes.set_xlabel("step of one stream")
+        heads = found.groups.shape[1]
+        axes.set_yticks(range(0, len(groups), heads), [f"layer {layer + 1}" for layer in range(len(found.groups))])
+        axes.set_ylabel("heads of each layer")
+
+    return [draw_weights] if found.groups is None else [draw_weights, draw_groups]
 
 
 @torch.no_grad()

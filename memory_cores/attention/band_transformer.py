@@ -51,6 +51,14 @@ class BandTransformer(MemoryTransformer):
         after = {"memory": push(memory, inputs, timing.age), "age": timing.age, "phase": timing.phase}
         return CoreOutput(y, state | after, *self.losses_and_metrics(call))
 
+    def groups(self, x: Tensor, reset: Tensor) -> list[Tensor]:
+        """For each layer the groups (H, B, T) int64 of the steps x (B, T, D) of new streams with reset (B, T); empty
+        for a core that does not group steps."""
+        state = self.initial_state(len(x))
+        call = self.call(x, state, self.schedule.timing(state["age"], state["phase"], reset, x.shape[1]), 0)
+        self.run_blocks(x, state["memory"][:, :, :0], call, *self.shared(state))
+        return call.groups
+
     def call(self, x: Tensor, state: State, timing: Timing, used: int) -> BandCall:
         """What the blocks of the call of x (B, T, D) share; `used` of the remembered steps are given to them."""
         width = self.head_width if self.positions == "rotary" else None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from memory_cores.attention.kv_cache import KeyValueCache, StepView
 from memory_cores.attention.rings import Rings
-from memory_cores.attention.selected_attention import attend_to_places
+from memory_cores.attention.selected_attention import Watch, attend_to_places
 from memory_cores.attention.shared_heads import SharedHeads
 
 ChooseGroup = Callable[[Tensor], Tensor]
@@ -18,6 +18,8 @@ ChooseGroup = Callable[[Tensor], Tensor]
 
 class CachedGroups:
     """The members of groups of one layer's shared heads, for single steps."""
+
+    watch: Watch | None = None
 
     def __init__(
         self,
@@ -51,7 +53,10 @@ class CachedGroups:
         places = torch.cat([members.clamp(min=0), torch.full_like(members[..., :1], place)], dim=-1)
         is_seen = torch.cat([is_seen, ~is_seen.any(dim=-1, keepdim=True)], dim=-1)
         penalty = torch.zeros_like(places, dtype=key.dtype).masked_fill(~is_seen, -torch.inf)
-        return attend_to_places(self.cache, turned * gain, places, penalty)
+        context, weights = attend_to_places(self.cache, turned * gain, places, penalty)
+        if self.watch is not None:
+            self.watch(place - places, weights)
+        return context
 
     def slide(self, count: int, place: int) -> None:
         """Move the `count` cached steps before `place` to the front."""

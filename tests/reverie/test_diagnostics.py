@@ -28,6 +28,9 @@ CORES = {
     "compressive": ["core.memory_length=8", "core.compressed_length=4", "core.granularity=8"],
     "evolved": ["core.memory_length=8", "core.granularity=4"],
     "infinity": ["core.memory_length=8", "core.granularity=4", "core.num_basis=8", "core.sticky=true"],
+    "reformer": ["core.memory_length=8", "core.window=4"],
+    "routing": ["core.memory_length=8", "core.window=4", "core.local_window=4"],
+    "sparse": ["core.memory_length=8", "core.stride=4", "core.pattern=fixed"],
     "universal": ["core.memory_length=8", "core.max_ponder_steps=3"],
     "lstm": ["core.halting=graves"],
 }
@@ -47,7 +50,7 @@ def test_the_core_of_a_run_is_drawn(core: str, experiment: str, capsys: pytest.C
     assert main(["report", "--attention", "runs/run", "--output", "core.png"]) == 0
     assert "drawn to core.png" in capsys.readouterr().out
     height, width, _ = matplotlib.image.imread("core.png").shape
-    panels = 2 if core in ("compressive", "infinity") else 1
+    panels = 2 if core in ("compressive", "infinity", "reformer", "routing") else 1
     assert width == pytest.approx(panels * 6.4 * 150, abs=2)
     events = EventAccumulator("runs/run/tensorboard", size_guidance={"images": 0}).Reload()
     (image,) = events.Images("inside/core")
