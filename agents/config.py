@@ -127,6 +127,13 @@ class TrainConfig(BaseTrainConfig):
 
     total_steps: Count
     """Environment steps of the whole run, over all environments."""
+    evaluation_interval: Count | None = None
+    """Updates between two evaluations, for curves and for the best checkpoint, on episodes that are never learned from;
+    null makes none. They are played in the learner's process, which learns nothing meanwhile and ends if an environment
+    ends it."""
+    evaluation_episodes: Size = 20
+    """Episodes of such an evaluation, the same each time; more tell checkpoints apart better. One without an end is
+    cut after 100,000 steps."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -79,13 +79,15 @@ def evaluate(
     num_envs: int | None = None,
     max_steps: int = MAX_STEPS,
     progress: Progress | None = None,
+    advise: bool = True,
 ) -> Evaluation:
     """Play `episodes` episodes with the given weights, sampling actions (the most likely ones if `greedy`).
 
     Each row plays a number of episodes fixed beforehand: taking those that finish first would favour short ones.
     `num_envs` rows are played together, as many as an actor's where it is None. An episode is cut after `max_steps`.
-    `video` is a .gif or .mp4 file for the first episode. Raises InputError if the weights do not fit the configuration
-    or the video cannot be written, EnvError if the environment cannot be drawn.
+    `video` is a .gif or .mp4 file for the first episode; `advise` logs what the user should know of the environment.
+    Raises InputError if the weights do not fit the configuration or the video cannot be written, EnvError if the
+    environment cannot be drawn.
     """
     if episodes < 1:
         raise ValueError(f"episodes: expected at least 1, got {episodes}")
@@ -101,10 +103,10 @@ def evaluate(
             recorder.append(FrameRecorder(envs.make(config.env.id, config.env.kwargs, render_mode="rgb_array")))
             return StepLimit(recorder[0], max_steps)
 
-        play(config, weights, make_recorded_env, 1, seed, greedy, 1, progress)
+        play(config, weights, make_recorded_env, 1, seed, greedy, 1, progress, advise=False)
         write_video(video, recorder[0].frames, recorder[0].frames_per_second)
     rows = num_envs or config.agent.envs_per_actor
-    stats = play(config, weights, make_env, episodes, seed, greedy, rows, progress)
+    stats = play(config, weights, make_env, episodes, seed, greedy, rows, progress, advise)
     returns = [episode.return_ for episode in stats]
     mean = sum(returns) / episodes
     variance = sum((r - mean) ** 2 for r in returns) / max(episodes - 1, 1)
@@ -130,13 +132,14 @@ def play(
     greedy: bool,
     rows: int,
     progress: Progress | None = None,
+    advise: bool = True,
 ) -> list[EpisodeStats]:
     """The statistics of `episodes` evaluation episodes, at most `rows` of them played together."""
     rows = min(episodes, rows)
     seed_global_generators(seed)
     quotas = [episodes // rows + (row < episodes % rows) for row in range(rows)]
     vector = EnvVector(make_env, rows, seed=seed, evaluation=True, lenient=config.env.lenient)
-    for sentence in vector.advice():
+    for sentence in vector.advice() if advise else ():
         logger.warning("environment %r: %s", config.env.id, sentence)
     try:
         policy = make_policy(config, vector.observation_space, vector.action_space).eval()

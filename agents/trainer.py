@@ -14,6 +14,7 @@ from torch import Tensor
 from agents.actor import copy_weights
 from agents.actor_source import make_actors
 from agents.config import ExperimentConfig
+from agents.held_out import held_out_episodes
 from agents.learner import Learner
 from agents.learners import Learners
 from agents.unroll import Unroll, unroll_bytes
@@ -57,6 +58,7 @@ class ImpalaTrainer:
         self.episodes: deque[EpisodeStats] = deque(maxlen=EPISODE_WINDOW)
         torch.set_num_threads(config.train.num_threads)
         self.published = -1
+        self.held_out = held_out_episodes(config, self.weights)
         with contextlib.ExitStack() as on_failure:
             self.actors = make_actors(config, address)
             on_failure.callback(self.actors.close)

@@ -19,6 +19,7 @@ from lm.lanes import as_int64
 from lm.model import Head, LanguageModel, Sampling
 from lm.softmax import CategoricalHead, Softmax, TokenEmbedding, sampling_probabilities
 from training.errors import InputError
+from training.held_out import Check, never_stop
 from training.progress import track
 
 
@@ -38,12 +39,18 @@ class Generated(NamedTuple):
 
 @torch.no_grad()
 def generate(
-    model: LanguageModel, prompts: Tensor, num_samples: int, sampling: Sampling, generator: torch.Generator
+    model: LanguageModel,
+    prompts: Tensor,
+    num_samples: int,
+    sampling: Sampling,
+    generator: torch.Generator,
+    check: Check = never_stop,
 ) -> Generated:
     """Continue prompts (B, T) int64, T >= 0, each the beginning of a clip, by `num_samples` samples.
 
-    WaveNet over codes runs in a compiled loop, unless top_k or top_p is asked for. The model is left in evaluation
-    mode. Raises ValueError for a setting that its head cannot follow.
+    WaveNet over codes runs in a compiled loop, unless top_k or top_p is asked for. `check` is called between two steps,
+    or two calls of that loop. The model is left in evaluation mode. Raises ValueError for a setting that its head
+    cannot follow.
     """
     stream = TokenStream(model, len(prompts))
     y = stream.read(prompts)
@@ -51,11 +58,13 @@ def generate(
     if ends is not None and isinstance(model.core, WaveNet):
         seed = int(torch.randint(2**31, (), generator=generator))
         logits = ends.softmax(ends.norm(y))
-        drawn = generate_codes(model.core, ends, stream.stream.state(), logits, num_samples, sampling.temperature, seed)
+        state = stream.stream.state()
+        drawn = generate_codes(model.core, ends, state, logits, num_samples, sampling.temperature, seed, check)
         return Generated(drawn.codes, -drawn.log_probabilities.double().sum(1))
     codes = torch.zeros(len(prompts), num_samples, dtype=torch.int64)
     nats = torch.zeros(len(prompts), dtype=torch.float64)
     for step in track(range(num_samples), what="generating", unit="samples"):
+        check()
         codes[:, step], cost = _draw(model.head, y, sampling, generator)
         nats += cost
         if step + 1 < num_samples:

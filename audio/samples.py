@@ -27,6 +27,7 @@ from lm.trainer import NextTokenTrainer
 from training.averaging import use_average
 from training.errors import InputError
 from training.files import make_folder, write_file
+from training.held_out import Check, evaluation_mode, never_stop
 
 KINDS = ("real", "continued", "free")
 MAX_REAL_CLIPS = 100
@@ -96,20 +97,20 @@ class AudioSampler:
         real = [self._decode(split.tokens[start:stop]) for start, stop in documents[:MAX_REAL_CLIPS]]
         self.runaway = RunawayNoise(real, corpus.rate)
 
-    def sample(self, trainer: NextTokenTrainer) -> AudioSamples:
-        """Clips of the model that a trainer would evaluate; changes neither the model nor torch's generator."""
+    def sample(self, trainer: NextTokenTrainer, check: Check = never_stop) -> AudioSamples:
+        """Clips of the model that a trainer would evaluate; changes neither the model nor torch's generator.
+
+        `check` is called between two steps of generation.
+        """
         model = trainer.model
-        was_training = model.training
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * trainer.update_count)
         tokens = self.corpus.splits["validation"].tokens
         real = [tokens[start:stop] for start, stop in self.documents]
         prompts = torch.stack([as_int64(codes[: self.num_prompt]) for codes in real])
-        with use_average(model, trainer.average):
-            model.eval()
+        with use_average(model, trainer.average), evaluation_mode(model):
             bits = self._real_bits(model)
-            continued = generate(model, prompts, self.num_samples, Sampling(), generator)
-            free = generate(model, prompts[:, :0], self.num_samples, Sampling(), generator)
-        model.train(was_training)
+            continued = generate(model, prompts, self.num_samples, Sampling(), generator, check)
+            free = generate(model, prompts[:, :0], self.num_samples, Sampling(), generator, check)
         clips = [
             SampleClip(f"real-{i}", self._decode(codes), self._figures(codes[self.num_prompt :], bits[i]))
             for i, codes in enumerate(real)

@@ -14,6 +14,10 @@ from audio.model import make_model
 from lm.evaluation import total_nats
 from lm.model import LanguageModel
 from lm.trainer import NextTokenTrainer, Validate
+from training.held_out import Check
+
+SCORE = "validation/bits_per_sample"
+"""The metric by which the best checkpoint is chosen."""
 
 
 def make_trainer(config: ExperimentConfig, corpus: AudioCorpus | None = None) -> NextTokenTrainer:
@@ -26,6 +30,7 @@ def make_trainer(config: ExperimentConfig, corpus: AudioCorpus | None = None) ->
         make_model(corpus.quantiser, config.core, config.model),
         corpus.splits["train"],
         make_validate(config, corpus),
+        SCORE,
         identity(config) | {"quantiser": corpus.description(), "data": {"sha256": corpus.sha256}},
     )
 
@@ -49,11 +54,11 @@ def make_validate(config: ExperimentConfig, corpus: AudioCorpus) -> Validate:
     if table.bigram is not None:
         constant["baseline/bigram_bits_per_sample"] = table.bigram
 
-    def validate(model: LanguageModel) -> dict[str, float]:
-        nats = total_nats(model, split, train.batch_size, limit=samples) / samples
+    def validate(model: LanguageModel, check: Check) -> dict[str, float]:
+        nats = total_nats(model, split, train.batch_size, limit=samples, check=check) / samples
         return {
             "validation/nats_per_sample": nats,
-            "validation/bits_per_sample": nats / math.log(2),
+            SCORE: nats / math.log(2),
             **constant,
         }
 

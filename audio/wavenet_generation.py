@@ -12,6 +12,7 @@ from audio.wavenet import WaveNet, compiled_weights
 from audio.wavenet_kernels import EndWeights, generate_row
 from memory_cores import State
 from memory_cores.validation import check_state
+from training.held_out import Check, never_stop
 from training.progress import ProgressLine
 
 CALL_LENGTH = 8192
@@ -42,13 +43,20 @@ class Ends(NamedTuple):
 
 @torch.no_grad()
 def generate_codes(
-    core: WaveNet, ends: Ends, state: State, logits: Tensor, num_codes: int, temperature: float = 1.0, seed: int = 0
+    core: WaveNet,
+    ends: Ends,
+    state: State,
+    logits: Tensor,
+    num_codes: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    check: Check = never_stop,
 ) -> Generated:
     """Go on from the state of B streams and the logits (B, V) of their next codes for `num_codes` codes each.
 
-    A temperature of 0 takes the likeliest code. A stream's codes do not depend on how many streams come after it.
-    Raises ValueError for a temperature below 0, a state of another batch size, and weights that are not in
-    float32 on the CPU.
+    A temperature of 0 takes the likeliest code. `check` is called between two calls of the compiled loop. A stream's
+    codes do not depend on how many streams come after it. Raises ValueError for a temperature below 0, a state of
+    another batch size, and weights that are not in float32 on the CPU.
     """
     if not temperature >= 0:
         raise ValueError(f"temperature is {temperature}, expected at least 0")
@@ -66,6 +74,7 @@ def generate_codes(
     with ProgressLine(codes.numel(), unit="samples", what="generating") as line:
         for row in range(len(logits)):
             for start in range(0, num_codes, CALL_LENGTH):
+                check()
                 call = slice(start, start + CALL_LENGTH)
                 generate_row(
                     codes[row, call].numpy(),

@@ -21,6 +21,7 @@ from lm.softmax import CategoricalHead
 from lm.tasks import answer_length, correct, symbols_of, task_corpus
 from lm.text_model import make_model
 from training.errors import InputError
+from training.held_out import Check, evaluation_mode, never_stop
 from training.progress import track
 from training.weights import load_weights
 
@@ -58,10 +59,10 @@ def evaluate_task(config: ExperimentConfig, weights: Mapping[str, Tensor], split
 
 
 def task_metrics(
-    model: LanguageModel, data: TaskConfig, split: Split, batch_size: int, limit: int | None
+    model: LanguageModel, check: Check, data: TaskConfig, split: Split, batch_size: int, limit: int | None
 ) -> dict[str, float]:
     """Validation metrics by TensorBoard tag, of the first `limit` tokens, teacher-forced."""
-    result = score_answers(model, data, split, batch_size, generate=False, limit=limit)
+    result = score_answers(model, data, split, batch_size, generate=False, limit=limit, check=check)
     return {
         "validation/nats_per_token": result.nats_per_symbol,
         "validation/symbol_accuracy": result.teacher_forced_symbol_accuracy,
@@ -71,29 +72,33 @@ def task_metrics(
 
 @torch.no_grad()
 def score_answers(
-    model: LanguageModel, data: TaskConfig, split: Split, batch_size: int, generate: bool, limit: int | None = None
+    model: LanguageModel,
+    data: TaskConfig,
+    split: Split,
+    batch_size: int,
+    generate: bool,
+    limit: int | None = None,
+    check: Check = never_stop,
 ) -> Answers:
     """Score the documents of a split that begin within its first `limit` tokens."""
-    was_training = model.training
-    model.eval()
-    length = len(split.tokens) // len(split.starts)
-    count = len(split.starts) if limit is None else min(max(limit // length, 1), len(split.starts))
-    documents = split.tokens.reshape(-1, length)[:count].astype(np.int64)
-    places = slots(split)
-    answers = documents[:, places]
-    nats, likeliest = _teacher_forced(model, split, batch_size, count * length)
-    right = correct(data, documents, answers, likeliest.reshape(count, length)[:, places], answers)
-    result = Answers(split.name, count, nats / answers.size, float(right.mean()), float(right.all(1).mean()))
-    if generate:
-        generated = generate_answers(model, documents[:, : places.start], answer_length(data), batch_size)
-        right = correct(data, documents, answers, generated, generated)
-        result = dataclasses.replace(
-            result,
-            generated_symbol_accuracy=float(right.mean()),
-            generated_sequence_accuracy=float(right.all(1).mean()),
-        )
-    model.train(was_training)
-    return result
+    with evaluation_mode(model):
+        length = len(split.tokens) // len(split.starts)
+        count = len(split.starts) if limit is None else min(max(limit // length, 1), len(split.starts))
+        documents = split.tokens.reshape(-1, length)[:count].astype(np.int64)
+        places = slots(split)
+        answers = documents[:, places]
+        nats, likeliest = _teacher_forced(model, split, batch_size, count * length, check)
+        right = correct(data, documents, answers, likeliest.reshape(count, length)[:, places], answers)
+        result = Answers(split.name, count, nats / answers.size, float(right.mean()), float(right.all(1).mean()))
+        if generate:
+            generated = generate_answers(model, documents[:, : places.start], answer_length(data), batch_size)
+            right = correct(data, documents, answers, generated, generated)
+            result = dataclasses.replace(
+                result,
+                generated_symbol_accuracy=float(right.mean()),
+                generated_sequence_accuracy=float(right.all(1).mean()),
+            )
+        return result
 
 
 def slots(split: Split) -> slice:
@@ -104,12 +109,15 @@ def slots(split: Split) -> slice:
     return slice(int(places[0]), int(places[-1]) + 1)
 
 
-def _teacher_forced(model: LanguageModel, split: Split, batch_size: int, limit: int) -> tuple[float, NDArray[np.int64]]:
+def _teacher_forced(
+    model: LanguageModel, split: Split, batch_size: int, limit: int, check: Check
+) -> tuple[float, NDArray[np.int64]]:
     """Nats of all answers, and the likeliest token at each of their places (tokens,)."""
     nats = 0.0
     likeliest = np.zeros(limit, dtype=np.int64)
     for batch in document_batches(split, batch_size, limit):
         for places, targets, y in outputs(model, split, batch):
+            check()
             asked = targets != IGNORED
             if asked.any():
                 nats += float(model.head.losses(y[asked], targets[asked]).double().sum())

@@ -7,7 +7,7 @@ neither the batch size nor the length of the calls. Documents are batched, never
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +19,14 @@ from lm.config import DataConfig, ExperimentConfig, TrainConfig
 from lm.corpus import Corpus, Split, prepare
 from lm.frequency import Bucket, frequency_buckets, perplexity
 from lm.lanes import inputs_and_targets
+from lm.loose_texts import Text, split_of
 from lm.model import IGNORED, LanguageModel
+from lm.scored import PositionBucket, ScoredSplit, document_units, in_unit, ratio_interval, unit_of
 from lm.text_model import make_model
 from lm.vocabulary import CharacterVocabulary, Vocabulary
 from lm.words import WordVocabulary
 from training.errors import InputError
+from training.held_out import Check, evaluation_mode, never_stop
 from training.progress import ProgressLine
 from training.weights import load_weights
 
@@ -46,6 +49,12 @@ class Evaluation:
     """Where the number of words is from: counted in the split, published, or the tokens themselves."""
     characters: int | None
     """None where tokens are not characters."""
+    documents: int
+    interval: tuple[float, float] | None
+    """95 % interval of bits per byte, or of nats per token where there are none, by a bootstrap over documents; None
+    for a single document."""
+    positions: list[PositionBucket]
+    """Nats per token by position in the document."""
     buckets: list[Bucket] | None = None
     """Perplexity by training-set word frequency; None where that was not asked for."""
 
@@ -81,35 +90,65 @@ def evaluate(
 
     Raises InputError if the corpus lacks the split or the weights do not fit the configuration.
     """
+    return summarise(score(config, vocabulary, weights, split), config, vocabulary, by_frequency)
+
+
+def score(
+    config: ExperimentConfig,
+    vocabulary: Vocabulary,
+    weights: Mapping[str, Tensor],
+    split: str = "validation",
+    texts: Sequence[Text] | None = None,
+) -> ScoredSplit:
+    """What every token of a split costs a model, or of `texts`, each a document, in place of the configuration's data.
+
+    Raises InputError if the corpus lacks the split, the weights do not fit the configuration, or a text has what is not
+    in the vocabulary.
+    """
     data = config.data
     if not isinstance(data, DataConfig):
         raise InputError(f"data.task: {data.task}: answers are scored by lm.answers.evaluate_task")
     model = make_model(vocabulary.size, config.core, config.model).to(config.train.device)
     load_weights(model, weights)
-    corpus = prepare(data, vocabulary)
-    if split not in corpus.splits:
-        raise InputError(f"{data.path}: has no {split} split; it has {', '.join(corpus.splits)}")
-    scored = corpus.splits[split]
-    nats = token_nats(model, scored, config.train.batch_size)
-    published: int | None = getattr(data.words, split)
+    if texts is not None:
+        scored = split_of(texts, vocabulary)
+    else:
+        corpus = prepare(data, vocabulary)
+        if split not in corpus.splits:
+            raise InputError(f"{data.path}: has no {split} split; it has {', '.join(corpus.splits)}")
+        scored = corpus.splits[split]
+    return ScoredSplit(scored, token_nats(model, scored, config.train.batch_size))
+
+
+def summarise(
+    scored: ScoredSplit, config: ExperimentConfig, vocabulary: Vocabulary, by_frequency: bool = False
+) -> Evaluation:
+    """The figures of a scored split; `by_frequency` reads the configuration's train split for word frequencies."""
+    data, split, nats = config.data, scored.split, scored.nats
+    assert isinstance(data, DataConfig)
+    published: int | None = getattr(data.words, split.name, None)
     words = isinstance(vocabulary, WordVocabulary)
-    counted = len(nats) if words else scored.num_words
+    counted = len(nats) if words else split.num_words
+    train = prepare(data, vocabulary).splits["train"] if by_frequency else None
     return Evaluation(
-        split=split,
+        split=split.name,
         nats=float(nats.sum()),
         tokens=len(nats),
-        num_bytes=None if words else scored.num_bytes,
+        num_bytes=None if words else split.num_bytes,
         num_words=published or counted,
         words_from="published" if published else "tokens" if words else "counted",
         characters=len(nats) if isinstance(vocabulary, CharacterVocabulary) else None,
-        buckets=frequency_buckets(nats, scored, corpus.splits["train"], vocabulary) if by_frequency else None,
+        documents=len(split.starts),
+        interval=ratio_interval(in_unit(scored.document_nats, unit_of(vocabulary)), document_units(scored, vocabulary)),
+        positions=scored.by_position(),
+        buckets=None if train is None else frequency_buckets(nats, split, train, vocabulary),
     )
 
 
-def validation_metrics(model: LanguageModel, corpus: Corpus, train: TrainConfig) -> dict[str, float]:
+def validation_metrics(model: LanguageModel, check: Check, corpus: Corpus, train: TrainConfig) -> dict[str, float]:
     """How well a model predicts the first `evaluation_tokens` of the validation split, by TensorBoard tag."""
     split = corpus.splits["validation"]
-    nats = total_nats(model, split, train.batch_size, limit=train.evaluation_tokens)
+    nats = total_nats(model, split, train.batch_size, limit=train.evaluation_tokens, check=check)
     tokens = split.tokens[: train.evaluation_tokens]
     metrics = {"validation/nats_per_token": nats / len(tokens)}
     if isinstance(corpus.vocabulary, WordVocabulary):
@@ -119,29 +158,40 @@ def validation_metrics(model: LanguageModel, corpus: Corpus, train: TrainConfig)
 
 
 def total_nats(
-    model: LanguageModel, split: Split, batch_size: int, call_length: int | None = None, limit: int | None = None
+    model: LanguageModel,
+    split: Split,
+    batch_size: int,
+    call_length: int | None = None,
+    limit: int | None = None,
+    check: Check = never_stop,
 ) -> float:
     """- log p of a split, or of its first `limit` tokens, with up to `batch_size` documents side by side."""
-    return float(token_nats(model, split, batch_size, call_length, limit).sum())
+    return float(token_nats(model, split, batch_size, call_length, limit, check).sum())
 
 
 @torch.no_grad()
 def token_nats(
-    model: LanguageModel, split: Split, batch_size: int, call_length: int | None = None, limit: int | None = None
+    model: LanguageModel,
+    split: Split,
+    batch_size: int,
+    call_length: int | None = None,
+    limit: int | None = None,
+    check: Check = never_stop,
 ) -> NDArray[np.float64]:
-    """- log p (N,) of each token of a split, or of its first `limit`; 0 of those that are not to be predicted."""
-    was_training = model.training
-    model.eval()
+    """- log p (N,) of each token of a split, or of its first `limit`; 0 of those that are not to be predicted.
+
+    `check` is called between two calls of the model.
+    """
     nats = np.zeros(min(len(split.tokens), limit or len(split.tokens)))
     count = 0
-    with ProgressLine(len(nats), unit="tokens", what=f"scoring the {split.name} split") as line:
+    with evaluation_mode(model), ProgressLine(len(nats), unit="tokens", what=f"scoring the {split.name} split") as line:
         for batch in document_batches(split, batch_size, limit):
             for places, targets, y in outputs(model, split, batch, call_length):
                 predicted = (targets != IGNORED).cpu().numpy()
                 nats[places[predicted]] = model.head.losses(y, targets).cpu().numpy()[predicted]
                 count += int(predicted.sum())
                 line.update(count)
-    model.train(was_training)
+                check()
     return nats
 
 

@@ -21,12 +21,15 @@ from lm.text_model import make_model
 from lm.vocabularies import vocabulary_from
 from training.averaging import copy_parameters, update_average, use_average
 from training.guard import UpdateGuard
+from training.held_out import Check, HeldOut
 from training.restoring import count_in, load_optimizer, require_shapes
 from training.schedules import scheduled, segments_per_update
 from training.weights import load_weights, weights_of
 
-Validate = Callable[[LanguageModel], dict[str, float]]
+Validate = Callable[[LanguageModel, Check], dict[str, float]]
 """Scores a model on held-out data; metrics by TensorBoard tag."""
+TEXT_SCORE = "validation/nats_per_token"
+"""The metric by which the best checkpoint of a model of text is chosen."""
 
 
 def make_trainer(config: ExperimentConfig, trained: Mapping[str, Any] | None = None) -> NextTokenTrainer:
@@ -50,7 +53,7 @@ def make_trainer(config: ExperimentConfig, trained: Mapping[str, Any] | None = N
         model = make_model(corpus.vocabulary.size, config.core, config.model)
         validate = functools.partial(validation_metrics, corpus=corpus, train=train)
     known = identity(config) | {"vocabulary": corpus.vocabulary.description(), "data": {"sha256": corpus.sha256}}
-    return NextTokenTrainer(train, model, corpus.splits["train"], validate, known)
+    return NextTokenTrainer(train, model, corpus.splits["train"], validate, TEXT_SCORE, known)
 
 
 def identity(config: ExperimentConfig) -> dict[str, Any]:
@@ -86,9 +89,12 @@ class NextTokenTrainer:
         model: LanguageModel,
         split: Split,
         validate: Validate,
+        score: str,
         identity: Mapping[str, Any],
     ) -> None:
         """A trainer of `model` on `split`; `identity` is JSON data that a checkpoint must agree with.
+
+        Of the metrics that `validate` gives, `score` is the one that says how good a checkpoint is: lower is better.
 
         Raises InputError for a split that is too short.
         """
@@ -98,6 +104,8 @@ class NextTokenTrainer:
         self.guard = UpdateGuard()
         self.lanes = Lanes(split, config.batch_size, config.segment_length)
         self.validate = validate
+        basis = {"data": identity["data"], "tokens": config.evaluation_tokens}
+        self.held_out = HeldOut(config.evaluation_interval, self.measure, score, higher_is_better=False, basis=basis)
         self.identity = dict(identity)
         self.model = model.to(config.device).train()
         self.core_state = model.core.initial_state(config.batch_size)
@@ -144,10 +152,12 @@ class NextTokenTrainer:
             "learner/skipped_updates": self.guard.skipped,
             "data/epochs": self.lanes.epochs,
         }
-        if self.update_count % train.evaluation_interval == 0:
-            with use_average(self.model, self.average):
-                metrics |= self.validate(self.model)
         return metrics
+
+    def measure(self, check: Check) -> dict[str, float]:
+        """Metrics on held-out data, with the averaged weights where there are such; see `HeldOut.measure`."""
+        with use_average(self.model, self.average):
+            return self.validate(self.model, check)
 
     def _backward(self, segment: Segment, num_targets: int, num_segments: int) -> dict[str, Tensor]:
         """Add the gradient of one of the `num_segments` segments of an update, which have `num_targets` between them.

@@ -7,12 +7,14 @@ options, and `describe` says in one line what it is.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Iterable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 
 from memory_cores.compressive.core import Compressive
 from memory_cores.core import CoreOutput, MemoryCore, State, Stream
+from memory_cores.evolved.core import Evolved
 from memory_cores.feedforward import Feedforward
 from memory_cores.importing import import_object
 from memory_cores.infinity.core import Infinity
@@ -43,6 +45,7 @@ __all__ = [
 
 CORES: dict[str, type[MemoryCore]] = {
     "compressive": Compressive,
+    "evolved": Evolved,
     "feedforward": Feedforward,
     "infinity": Infinity,
     "lstm": LSTM,
@@ -56,9 +59,15 @@ ENTRY_POINTS = "reverie.cores"
 """The entry point group through which installed packages provide cores, as this project's `audio` provides WaveNet."""
 
 
+@functools.cache
+def provided(group: str) -> EntryPoints:
+    """What installed packages provide in an entry point group; read once, as it is a file of every package."""
+    return entry_points(group=group)
+
+
 def names() -> tuple[str, ...]:
     """The names of all cores, built-in and from installed packages, in alphabetical order."""
-    return tuple(sorted({*CORES, *entry_points(group=ENTRY_POINTS).names}))
+    return tuple(sorted({*CORES, *provided(ENTRY_POINTS).names}))
 
 
 def build(name: str, *, d_model: int, **core_options: object) -> MemoryCore:
@@ -97,7 +106,7 @@ def core_class(name: str) -> type[MemoryCore]:
         return CORES[name]
     place = name
     if ":" not in name:
-        points = entry_points(group=ENTRY_POINTS, name=name)
+        points = provided(ENTRY_POINTS).select(name=name)
         if not points:
             raise ValueError(f"there is no core {guess(name, names())}")
         place = next(iter(points)).value

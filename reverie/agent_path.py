@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +16,8 @@ from training.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lm.comparison import DocumentScores
+    from lm.loose_texts import Text
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
     from training.trainer import Trainer
@@ -34,6 +36,7 @@ class AgentPath(PathInterface[ExperimentConfig]):
     curves: ClassVar = {
         "episode/return": Curve("mean episode return", "environment steps"),
         "episode/success": Curve("success rate", "environment steps", is_share=True),
+        "evaluation/return": Curve("mean return of held-out episodes", "environment steps", is_held_out=True),
     }
 
     def subject(self, config: ExperimentConfig) -> str:
@@ -90,6 +93,19 @@ class AgentPath(PathInterface[ExperimentConfig]):
             max_steps=arguments.max_steps or MAX_STEPS,
             as_json=arguments.json,
         )
+
+    def unit(self, run: Path, config: ExperimentConfig, checkpoint: Checkpoint) -> str:
+        raise UserError(f"{run}: trains an agent; only models of text and of audio are compared, by documents or clips")
+
+    def document_scores(
+        self,
+        checkpoint: Checkpoint,
+        config: ExperimentConfig,
+        unit: str,
+        split: str,
+        texts: Sequence[Text] | None,
+    ) -> DocumentScores:
+        raise UserError(f"{checkpoint.path}: is of an agent, which has no documents")
 
     def generate(
         self, run: Path, checkpoint: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace

@@ -61,14 +61,27 @@ def make_parser() -> argparse.ArgumentParser:
     group = command.add_argument_group("language models")
     help_text = "e.g. core.memory_length=64; commas give a row each: core.memory_length=64,128"
     group.add_argument("overrides", nargs="*", metavar="key=value", help=help_text)
-    group.add_argument("--split", choices=("train", "validation", "test"), help="default validation")
+    _add_texts(group)
     help_text = "also report perplexity by the frequency of words in the train split"
     group.add_argument("--by-frequency", action="store_true", help=help_text)
+    help_text = "also report nats by position in the document or clip, and draw them: what a memory buys"
+    group.add_argument("--by-position", type=Path, metavar="PNG", help=help_text)
+    help_text = "write position, token and log-probability of each token of a text, as .csv or .jsonl"
+    group.add_argument("--per-token", type=_table, metavar="FILE", help=help_text)
+
+    help_text = "compare two models of text or of audio, document by document"
+    command = commands.add_parser("compare", help=help_text, allow_abbrev=False)
+    command.add_argument("runs", metavar="RUN", type=Path, nargs=2, help="a run folder")
+    command.add_argument("--json", action="store_true", help="print one JSON object, with every document")
+    _add_texts(command)
 
     command = commands.add_parser("generate", help="generate text or sound with a trained model", allow_abbrev=False)
     command.add_argument("run", metavar="RUN", type=Path, help="a run folder")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. core.memory_length=256")
-    command.add_argument("--prompt", default="", help="the text, or the WAV or FLAC file, to continue (default none)")
+    prompt = command.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", default="", help="the text, or the WAV or FLAC file, to continue (default none)")
+    help_text = "the file whose text is to be continued; - is the standard input"
+    prompt.add_argument("--prompt-file", metavar="FILE", help=help_text)
     command.add_argument("--temperature", type=_temperature, default=1.0, help="0 is greedy (default %(default)s)")
     command.add_argument("--top-k", type=_positive, help="sample from the k likeliest tokens (default all)")
     command.add_argument(
@@ -95,7 +108,12 @@ def make_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("list", help="list memory cores, environments or configurations", allow_abbrev=False)
     command.add_argument("what", choices=("cores", "envs", "configs"))
     command.add_argument("name", nargs="?", help="with cores: explain this one and each of its options")
-    for name in ("train", "evaluate", "generate", "report"):
+    for name in ("evaluate", "compare", "generate"):
+        help_text = "which one of a run: newest, best (on held-out data, in training), or its step (default newest)"
+        commands.choices[name].add_argument(
+            "--checkpoint", type=_checkpoint, metavar="newest|best|STEP", default="newest", help=help_text
+        )
+    for name in ("train", "evaluate", "compare", "generate", "report"):
         help_text = "a module or package that the configuration may import, such as that of a core; may be repeated"
         commands.choices[name].add_argument(
             "--import", dest="granted", metavar="MODULE", action="append", default=[], help=help_text
@@ -103,10 +121,25 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_texts(command: argparse._ActionsContainer) -> None:
+    """Add what says which documents are scored."""
+    chosen = command.add_mutually_exclusive_group()
+    splits = ("train", "validation", "test")
+    chosen.add_argument("--split", choices=splits, help="the part of the run's data (default validation)")
+    help_text = "score these texts instead, each file as one document; - is the standard input"
+    chosen.add_argument("--text", metavar="FILE", nargs="+", help=help_text)
+
+
 def _positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 1 <= int(text) <= 10**9):
         raise argparse.ArgumentTypeError(f"expected an integer from 1 to 1000000000, got {text!r}")
     return int(text)
+
+
+def _checkpoint(text: str) -> str:
+    if text not in ("newest", "best") and not (text.isascii() and text.isdecimal() and len(text) <= 12):
+        raise argparse.ArgumentTypeError(f"expected newest, best or a step, got {text!r}")
+    return text
 
 
 def _seed(text: str) -> int:
@@ -153,6 +186,12 @@ def _number(text: str) -> float:
 def _video(text: str) -> Path:
     if not text.endswith((".gif", ".mp4")):
         raise argparse.ArgumentTypeError(f"expected a file name ending in .gif or .mp4, got {text!r}")
+    return Path(text)
+
+
+def _table(text: str) -> Path:
+    if not text.endswith((".csv", ".jsonl")):
+        raise argparse.ArgumentTypeError(f"expected a file name ending in .csv or .jsonl, got {text!r}")
     return Path(text)
 
 

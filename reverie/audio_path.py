@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +14,8 @@ from reverie.text_path import TRAINING_LOSS, segment_batch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lm.comparison import DocumentScores
+    from lm.loose_texts import Text
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
     from training.trainer import Trainer
@@ -27,7 +29,7 @@ class AudioPath(PathInterface[ExperimentConfig]):
     fingerprint = "audio"
     options: ClassVar = {
         "train": frozenset({"changed_data"}),
-        "evaluate": frozenset({"overrides", "split"}),
+        "evaluate": frozenset({"overrides", "split", "by_position"}),
         "generate": frozenset({"seconds", "streams", "output"}),
     }
     curves: ClassVar = {
@@ -65,7 +67,7 @@ class AudioPath(PathInterface[ExperimentConfig]):
         if samples is None:
             return trainer, None
         sampler = AudioSampler(config, samples, corpus)
-        return trainer, SamplingPlan(samples.interval, lambda: sampler.sample(trainer))
+        return trainer, SamplingPlan(samples.interval, lambda check: sampler.sample(trainer, check))
 
     def check_content(self, checkpoint: Checkpoint) -> None:
         from training.averaging import evaluation_weights
@@ -80,7 +82,26 @@ class AudioPath(PathInterface[ExperimentConfig]):
     ) -> None:
         from reverie.audio_evaluation import evaluate
 
-        evaluate(run, checkpoint, variants, arguments.split or "validation", arguments.json)
+        split = arguments.split or "validation"
+        evaluate(run, checkpoint, variants, split, arguments.by_position, arguments.json)
+
+    def unit(self, run: Path, config: ExperimentConfig, checkpoint: Checkpoint) -> str:
+        from audio.evaluation import UNIT
+
+        trained = checkpoint.fingerprint["quantiser"]
+        return f"{UNIT} ({trained['name']} at {trained['rate']:,} samples a second, gain {trained['gain']})"
+
+    def document_scores(
+        self,
+        checkpoint: Checkpoint,
+        config: ExperimentConfig,
+        unit: str,
+        split: str,
+        texts: Sequence[Text] | None,
+    ) -> DocumentScores:
+        from reverie.audio_evaluation import document_scores
+
+        return document_scores(config, checkpoint, unit, split)
 
     def generate(
         self, run: Path, checkpoint: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace

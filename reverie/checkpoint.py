@@ -4,26 +4,24 @@ A checkpoint is a folder named by its step:
 
     weights.safetensors   the weights
     state.pt              everything else, written by torch.save and only ever read with weights_only=True
-    manifest.json         versions, step, fingerprint, and the size and SHA-256 of both files
+    manifest.json         versions, step, held-out score, fingerprint, and the size and SHA-256 of both files
     manifest.sha256       the SHA-256 of manifest.json, in the format of sha256sum
 
 It is written to a temporary folder, fsynced, read back, and then renamed. When a checkpoint is read, every hash is
 compared before anything is parsed but the manifest and, to see that they fit into memory, the sizes of the weights.
+
+The best checkpoint is the intact one whose manifest has the best score, so no other record can disagree with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
 import io
-import json
 import logging
 import os
-import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,38 +30,30 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from reverie.fingerprint import Fingerprint, as_json, differences
-from reverie.weights_size import check_size
-from training.errors import InputError, UserError
-from training.files import create_file, open_regular
+from reverie.fingerprint import Fingerprint, differences
+from reverie.manifest import (
+    NAME,
+    STATE,
+    WEIGHTS,
+    CheckpointError,
+    IncompatibleError,
+    Score,
+    convert_errors,
+    is_intact,
+    make_manifest,
+    read_files,
+    read_manifest,
+    reason,
+)
+from training.errors import InputError
+from training.files import create_file
 
-FORMAT = 1
-WEIGHTS, STATE, MANIFEST, SEAL = "weights.safetensors", "state.pt", "manifest.json", "manifest.sha256"
-_MANIFEST_KEYS = {"format", "step", "fingerprint", "num_threads", "versions", "files"}
-_MAX_MANIFEST, _SPARE_BYTES = 16 * 2**20, 2**20
-_NAME = re.compile(r"(\d{12})(?:-(\d{1,6}))?")
+_SPARE_BYTES = 2**20
 _UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, InputError)
 """What code raises on data that are not what it expects."""
 _TEMPORARY = re.compile(r"\.tmp-.*-(\d+)")
 
 logger = logging.getLogger(__name__)
-
-
-class CheckpointError(UserError):
-    """A checkpoint that cannot be written or that is damaged; the message names the file and the reason."""
-
-    exit_code = 1
-
-
-class IncompatibleError(CheckpointError):
-    """An intact checkpoint of another experiment or of another format version."""
-
-    exit_code = 2
-
-    def __init__(self, message: str, differences: Sequence[str] = ()) -> None:
-        """`differences` are those of the fingerprints, each led by its dotted path."""
-        super().__init__(message)
-        self.differences = differences
 
 
 @dataclass(frozen=True)
@@ -77,6 +67,8 @@ class Checkpoint:
     fingerprint: dict[str, Any]
     num_threads: int
     """The number of torch threads when it was written."""
+    score: Score | None
+    """That of its weights on held-out data; None where they were not scored."""
 
 
 class SkippedCheckpoint(NamedTuple):
@@ -93,8 +85,9 @@ def save(
     state: Mapping[str, Any],
     fingerprint: Fingerprint,
     keep: int,
+    score: Score | None = None,
 ) -> Path:
-    """Write the checkpoint of `step` under `root`, then delete all but the newest `keep` intact ones.
+    """Write the checkpoint of `step` under `root`, then delete all but the newest `keep` intact ones and the best.
 
     Returns its folder. Raises CheckpointError if it cannot be written or read back; older ones are kept then.
     """
@@ -102,7 +95,7 @@ def save(
         raise ValueError(f"keep must be at least 2, got {keep}")
     try:
         contents = {WEIGHTS: _weights_bytes(weights), STATE: _state_bytes(state)}
-        contents |= _manifest(step, fingerprint, contents)
+        contents |= make_manifest(step, fingerprint, contents, score)
         root.mkdir(exist_ok=True)  # not its parent: a run folder that is gone stays gone
         remove_stale(root)
         _check_space(root, sum(map(len, contents.values())))
@@ -110,7 +103,7 @@ def save(
     except CheckpointError:
         raise
     except Exception as error:  # torch and safetensors raise their own kinds
-        raise CheckpointError(f"{root}: cannot save step {step}: {_reason(error)}") from error
+        raise CheckpointError(f"{root}: cannot save step {step}: {reason(error)}") from error
     _prune(root, folder, keep)
     return folder
 
@@ -120,22 +113,23 @@ def load(path: Path, fingerprint: Fingerprint | None = None) -> Checkpoint:
 
     Raises CheckpointError if it is damaged, IncompatibleError if it is of another experiment.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     if fingerprint is not None:
         found = differences(manifest["fingerprint"], fingerprint)
         if found:
             raise IncompatibleError(f"{path}: was written by another experiment:\n  " + "\n  ".join(found), found)
-    contents = _read_files(path, manifest)
-    with _convert_errors(path / WEIGHTS):
+    contents = read_files(path, manifest)
+    with convert_errors(path / WEIGHTS):
         weights = safetensors.torch.load(contents[WEIGHTS])
         broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and tensor.isnan().any()]
         if broken:
             raise ValueError(f"{', '.join(broken[:3])}: holds NaN")
-    with _convert_errors(path / STATE):
+    with convert_errors(path / STATE):
         state = torch.load(io.BytesIO(contents[STATE]), map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"expected a dict, got {type(state).__name__}")
-    return Checkpoint(path, manifest["step"], weights, state, manifest["fingerprint"], manifest["num_threads"])
+    about = (manifest[key] for key in ("fingerprint", "num_threads", "score"))
+    return Checkpoint(path, manifest["step"], weights, state, *about)
 
 
 def newest(
@@ -143,17 +137,37 @@ def newest(
 ) -> tuple[Checkpoint | None, list[SkippedCheckpoint]]:
     """The newest intact checkpoint under `root`, and the newer ones that are damaged.
 
-    Newest means the highest step, whatever the time of the file. Returns (None, []) where there is no checkpoint.
+    Newest means the highest step, whatever the time of the file. See `first_intact`.
+    """
+    return first_intact(reversed(folders(root)), fingerprint, adopt)
+
+
+def best(
+    root: Path, fingerprint: Fingerprint | None = None, adopt: Callable[[Checkpoint], object] | None = None
+) -> tuple[Checkpoint | None, list[SkippedCheckpoint]]:
+    """The intact checkpoint under `root` with the best score, and the better ones that are damaged.
+
+    See `ranking` and `first_intact`.
+    """
+    return first_intact((path for path, _ in ranking(root)), fingerprint, adopt)
+
+
+def first_intact(
+    candidates: Iterable[Path],
+    fingerprint: Fingerprint | None = None,
+    adopt: Callable[[Checkpoint], object] | None = None,
+) -> tuple[Checkpoint | None, list[SkippedCheckpoint]]:
+    """The first intact one of some checkpoints, and those before it, which are damaged; (None, []) where there is none.
+
     `adopt` uses its content; where that raises the errors of data that are not as expected, it is damaged too.
-    Raises CheckpointError if there are some and all are damaged, IncompatibleError if the newest intact one is
-    another experiment's.
+    Raises CheckpointError if all are damaged, IncompatibleError if the first intact one is another experiment's.
     """
     skipped: list[SkippedCheckpoint] = []
-    for folder in reversed(folders(root)):
+    for folder in candidates:
         try:
             found = load(folder, fingerprint)
             if adopt is not None:
-                with _convert_errors(folder, _UNEXPECTED):
+                with convert_errors(folder, _UNEXPECTED):
                     adopt(found)
             return found, skipped
         except IncompatibleError:
@@ -162,15 +176,34 @@ def newest(
             skipped.append(SkippedCheckpoint(folder, str(error)))
     if skipped:
         reasons = "\n  ".join(entry.reason for entry in skipped)
-        raise CheckpointError(f"{root}: no checkpoint verifies:\n  {reasons}")
+        raise CheckpointError(f"{skipped[0].path.parent}: no checkpoint verifies:\n  {reasons}")
     return None, []
+
+
+def ranking(root: Path) -> list[tuple[Path, Score]]:
+    """The checkpoints under `root` that have scores, the best first, of equal ones the oldest.
+
+    Left out are those whose manifest is damaged, and scores that cannot be compared with that of the newest one.
+    """
+    scored: list[tuple[Path, Score]] = []
+    for folder in folders(root):
+        with contextlib.suppress(CheckpointError):
+            if (score := read_manifest(folder)["score"]) is not None:
+                scored.append((folder, score))
+    comparable = [(folder, score) for folder, score in scored if score.is_comparable(scored[-1][1])]
+    return sorted(comparable, key=lambda entry: -entry[1].rank)
+
+
+def best_intact(root: Path) -> tuple[Path, Score] | None:
+    """The best checkpoint under `root` whose files are those that were written; None without one."""
+    return next((entry for entry in ranking(root) if is_intact(entry[0])), None)
 
 
 def newest_fingerprint(root: Path) -> dict[str, Any] | None:
     """The fingerprint of the newest checkpoint under `root` whose manifest is whole; None without one."""
     for folder in reversed(folders(root)):
         with contextlib.suppress(CheckpointError):
-            return dict(_read_manifest(folder)["fingerprint"])
+            return dict(read_manifest(folder)["fingerprint"])
     return None
 
 
@@ -181,8 +214,8 @@ def folders(root: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise CheckpointError(f"{root}: {_reason(error)}") from error
-    return [root / name for name in sorted((name for name in names if _NAME.fullmatch(name)), key=_order)]
+        raise CheckpointError(f"{root}: {reason(error)}") from error
+    return [root / name for name in sorted((name for name in names if NAME.fullmatch(name)), key=_order)]
 
 
 def remove_stale(root: Path) -> None:
@@ -194,7 +227,7 @@ def remove_stale(root: Path) -> None:
 
 
 def _order(name: str) -> tuple[int, int]:
-    match = _NAME.fullmatch(name)
+    match = NAME.fullmatch(name)
     assert match is not None
     return int(match[1]), int(match[2] or 0)
 
@@ -209,19 +242,6 @@ def _state_bytes(state: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     return buffer.getvalue()
-
-
-def _manifest(step: int, fingerprint: Fingerprint, contents: Mapping[str, bytes]) -> dict[str, bytes]:
-    body = {
-        "format": FORMAT,
-        "step": step,
-        "fingerprint": as_json(fingerprint),
-        "num_threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "ray": _version("ray")},
-        "files": {name: {"size": len(raw), "sha256": _sha256(raw)} for name, raw in contents.items()},
-    }
-    text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False).encode()
-    return {MANIFEST: text, SEAL: f"{_sha256(text)}  {MANIFEST}\n".encode()}
 
 
 def _publish(root: Path, step: int, contents: Mapping[str, bytes]) -> Path:
@@ -254,100 +274,25 @@ def _free_name(root: Path, step: int) -> Path:
 
 
 def _prune(root: Path, saved: Path, keep: int) -> None:
-    """Delete the checkpoints older than the newest `keep` intact ones up to `saved`; failures are logged."""
+    """Delete the checkpoints up to `saved` but for the newest `keep` intact ones and the best; failures are logged."""
     older = [folder for folder in folders(root) if _order(folder.name) < _order(saved.name)]
     intact = 1
-    for folder in reversed(older):
-        if intact < keep:
-            intact += _is_intact(folder)
+    while older and intact < keep:
+        intact += is_intact(older.pop())
+    if not older:
+        return
+    best_one = best_intact(root)
+    for folder in older:
+        if best_one is not None and folder == best_one[0]:
             continue
         # Renamed first, so that an interrupted deletion leaves no partial folder under a checkpoint's name.
         doomed = root / f".tmp-{folder.name}-{os.getpid()}"
         try:
             os.replace(folder, doomed)
         except OSError as error:
-            logger.warning("%s: cannot be deleted, kept for now: %s", folder, _reason(error))
+            logger.warning("%s: cannot be deleted, kept for now: %s", folder, reason(error))
             continue
         _delete(doomed)
-
-
-def _is_intact(path: Path) -> bool:
-    with contextlib.suppress(CheckpointError):
-        return bool(_read_files(path, _read_manifest(path)))
-    return False
-
-
-def _read_files(path: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    with _convert_errors(path / WEIGHTS):
-        check_size(path / WEIGHTS, [entry["size"] for entry in manifest["files"].values()])
-    return {name: _read_and_verify(path / name, manifest["files"][name]) for name in (WEIGHTS, STATE)}
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if path.is_symlink() or not path.is_dir():
-        raise CheckpointError(f"{path}: is not a folder")
-    raw = _read(path / MANIFEST, _MAX_MANIFEST)
-    if _read(path / SEAL, 1024) != f"{_sha256(raw)}  {MANIFEST}\n".encode():
-        raise CheckpointError(f"{path / MANIFEST}: its SHA-256 is not the one in {SEAL}")
-    with _convert_errors(path / MANIFEST):
-        manifest = json.loads(raw)
-        version = manifest["format"]
-    if version != FORMAT:
-        raise IncompatibleError(f"{path}: has format version {version}; this program reads version {FORMAT}")
-    if not _is_manifest(manifest):
-        raise CheckpointError(f"{path / MANIFEST}: does not have the fields of format version {FORMAT}")
-    named = _NAME.fullmatch(path.name)
-    if named and int(named[1]) != manifest["step"]:
-        raise CheckpointError(f"{path}: is the checkpoint of step {manifest['step']} under another name")
-    return dict(manifest)
-
-
-def _is_manifest(data: Any) -> bool:
-    """Whether JSON data has the fields of a manifest, of their types."""
-    return (
-        isinstance(data, dict)
-        and set(data) == _MANIFEST_KEYS
-        and type(data["step"]) is type(data["num_threads"]) is int
-        and isinstance(data["fingerprint"], dict)
-        and isinstance(data["files"], dict)
-        and set(data["files"]) == {WEIGHTS, STATE}
-        and all(
-            isinstance(entry, dict) and type(entry.get("size")) is int and isinstance(entry.get("sha256"), str)
-            for entry in data["files"].values()
-        )
-    )
-
-
-def _read_and_verify(path: Path, expected: Mapping[str, Any]) -> bytes:
-    raw = _read(path, expected["size"])
-    if len(raw) != expected["size"]:
-        raise CheckpointError(f"{path}: has {len(raw)} bytes, the manifest says {expected['size']}")
-    if _sha256(raw) != expected["sha256"]:
-        raise CheckpointError(f"{path}: its SHA-256 is not the one in the manifest")
-    return raw
-
-
-def _read(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes; links and pipes are refused without waiting."""
-    try:
-        with open_regular(path, follow_links=False) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > limit:
-                raise CheckpointError(f"{path}: has {size} bytes, at most {limit} expected")
-            return file.read()
-    except OSError as error:
-        raise CheckpointError(f"{path}: {_reason(error)}") from error
-
-
-@contextlib.contextmanager
-def _convert_errors(path: Path, kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
-    """Turn errors into CheckpointError: all of them, as torch.load and safetensors fail with a dozen kinds, or some."""
-    try:
-        yield
-    except kinds as error:
-        if isinstance(error, UserError) and not isinstance(error, InputError):
-            raise
-        raise CheckpointError(f"{path}: cannot be read: {_reason(error)}") from error
 
 
 def _check_space(root: Path, size: int) -> None:
@@ -362,7 +307,7 @@ def _delete(path: Path) -> None:
     try:
         shutil.rmtree(path)
     except OSError as error:
-        logger.warning("%s: cannot be deleted, tried again at the next save: %s", path, _reason(error))
+        logger.warning("%s: cannot be deleted, tried again at the next save: %s", path, reason(error))
 
 
 def _sync_folder(path: Path) -> None:
@@ -381,19 +326,3 @@ def _is_alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-def _sha256(raw: bytes) -> str:
-    return hashlib.sha256(raw).hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _reason(error: BaseException) -> str:
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error).split("\n", 1)[0]
-    return text or type(error).__name__

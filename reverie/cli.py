@@ -21,6 +21,7 @@ from training.stop_signals import StopRequested, raise_stop_signals
 COMMANDS = {
     "train": commands.train,
     "evaluate": commands.evaluate,
+    "compare": commands.compare,
     "generate": commands.generate,
     "report": commands.report,
     "list": commands.list_names,

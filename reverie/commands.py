@@ -80,21 +80,33 @@ def _configuration_in(run: Path, overrides: Sequence[str]) -> tuple[Path, list[s
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Evaluate the newest checkpoint of a run: an agent by playing episodes, a model by scoring a split."""
+    """Evaluate a checkpoint of a run: an agent by playing episodes, a model by scoring a split."""
     from reverie.tables import combinations
 
     run: Path = arguments.run
     # All configurations are checked before the first, perhaps long, evaluation.
     path, variants = _load_variants(run, arguments, combinations(arguments.overrides))
-    path.evaluate(run, _newest_checkpoint(run, path, arguments), variants, arguments)
+    path.evaluate(run, _checkpoint(run, path, arguments, arguments.checkpoint), variants, arguments)
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Compare two models on the same documents."""
+    from reverie.comparison import print_comparison
+
+    chosen = []
+    for run in arguments.runs:
+        path, [(_, config)] = _load_variants(run, arguments, [[]])
+        chosen.append((run, path, config, _checkpoint(run, path, arguments, arguments.checkpoint)))
+    print_comparison(chosen, arguments)
     return 0
 
 
 def generate(arguments: argparse.Namespace) -> int:
-    """Continue a prompt with the newest checkpoint of a model: text to stdout, sound to files."""
+    """Continue a prompt with a checkpoint of a model: text to stdout, sound to files."""
     run: Path = arguments.run
     path, [(_, config)] = _load_variants(run, arguments, [arguments.overrides])
-    path.generate(run, _newest_checkpoint(run, path, arguments), config, arguments)
+    path.generate(run, _checkpoint(run, path, arguments, arguments.checkpoint), config, arguments)
     return 0
 
 
@@ -117,9 +129,10 @@ def draw_attention(arguments: argparse.Namespace) -> int:
         raise UserError("--attention: expected one run")
     (run,) = arguments.runs
     path, [(_, config)] = _load_variants(run, arguments, [[]])
+    from reverie.checkpoint_choice import NEWEST
     from reverie.diagnostics import draw_core
 
-    draw_core(run, config, _newest_checkpoint(run, path, arguments), arguments.output)
+    draw_core(run, config, _checkpoint(run, path, arguments, NEWEST), arguments.output)
     print(f"drawn to {arguments.output}, and for TensorBoard to {run}")
     return 0
 
@@ -165,21 +178,23 @@ def _load_variants(
     return path, variants
 
 
-def _newest_checkpoint(run: Path, path: PathInterface[Any], arguments: argparse.Namespace) -> Checkpoint:
-    """The newest checkpoint of a run.
+def _checkpoint(run: Path, path: PathInterface[Any], arguments: argparse.Namespace, choice: str) -> Checkpoint:
+    """The checkpoint of a run that is chosen as in `find_checkpoint`.
 
-    Raises UserError if another path wrote it, or if the folder's configuration is not the one that it was trained with.
+    Raises UserError if there is none, if another path wrote it, or if the folder's configuration is not the one that it
+    was trained with.
     """
+    from reverie.checkpoint_choice import find_checkpoint
     from reverie.experiment import load_experiment
     from reverie.fingerprint import differences
-    from reverie.run_folder import CONFIG, newest_checkpoint
+    from reverie.run_folder import CONFIG
 
     def adopt(found: Checkpoint) -> None:
         if found.fingerprint.get("path") != path.fingerprint:
             raise UserError(f"{found.path}: is not a checkpoint of {path.name}")
         path.check_content(found)
 
-    checkpoint = newest_checkpoint(run, adopt)
+    checkpoint = find_checkpoint(run, choice, adopt)
     identity = path.identity(load_experiment(run / CONFIG, granted=arguments.granted))
     saved = {key: checkpoint.fingerprint[key] for key in identity if key in checkpoint.fingerprint}
     changed = differences(saved, identity)

@@ -22,8 +22,9 @@ from memory_cores.lstm.core import LSTM
 from memory_cores.universal.core import Universal
 from reverie.checkpoint import Checkpoint
 from reverie.event_file import EventFile
+from reverie.figures import plain_style, write_figure
 from reverie.paths import Experiment, path_of
-from reverie.report import ReportError, plain_style, write_figure
+from reverie.report import ReportError
 from reverie.run_folder import EVENTS
 
 ROWS = 16

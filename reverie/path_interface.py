@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from audio.samples import AudioSamples
+    from lm.comparison import DocumentScores
+    from lm.loose_texts import Text
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
+    from training.held_out import Check
     from training.trainer import Trainer
 
 Config = TypeVar("Config")
@@ -50,8 +53,8 @@ class SamplingPlan(NamedTuple):
 
     interval: int
     """Updates between two sets of clips."""
-    sample: Callable[[], AudioSamples]
-    """Generates a set; must change nothing that the rest of the run depends on."""
+    sample: Callable[[Check], AudioSamples]
+    """Generates a set; must change nothing that the rest of the run depends on. Raises Stopped as the check does."""
 
 
 class PathInterface(ABC, Generic[Config]):
@@ -109,6 +112,19 @@ class PathInterface(ABC, Generic[Config]):
         self, run: Path, checkpoint: Checkpoint, variants: Variants[Config], arguments: argparse.Namespace
     ) -> None:
         """Score a checkpoint of a run under each variant of its configuration, and print the results."""
+
+    @abstractmethod
+    def unit(self, run: Path, config: Config, checkpoint: Checkpoint) -> str:
+        """The unit in which a run's documents are measured, with what else it depends on; equal units can be compared.
+
+        Raises UserError where the path, or its data, has no documents.
+        """
+
+    @abstractmethod
+    def document_scores(
+        self, checkpoint: Checkpoint, config: Config, unit: str, split: str, texts: Sequence[Text] | None
+    ) -> DocumentScores:
+        """What each document of a split, or of models of text each of `texts`, costs a checkpoint."""
 
     @abstractmethod
     def generate(self, run: Path, checkpoint: Checkpoint, config: Config, arguments: argparse.Namespace) -> None:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from reverie import yaml_loader
+from reverie.figures import plain_style, write_figure
 from reverie.metrics_file import read_rows
 from reverie.path_interface import Curve
 from reverie.paths import PATHS
 from reverie.run_folder import CONFIG, METRICS, flatten
 from reverie.tables import align
 from training.errors import UserError
-from training.files import write_file
 from training.printable import printable
 
 CURVES: dict[str, Curve] = {tag: curve for path in PATHS for tag, curve in path.curves.items()}
@@ -154,23 +150,6 @@ def draw(groups: Sequence[Group], output: Path) -> None:
             write_figure(figure_of(groups), output)
     except OSError as error:
         raise ReportError(f"{output}: cannot be written: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def plain_style() -> Iterator[None]:
-    """Matplotlib's own style: a file of settings in the working folder, such as a run's, could have it start LaTeX."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        yield
-
-
-def write_figure(figure: Figure, output: Path) -> None:
-    """Write a PNG, in which all text stands as it is; raises OSError."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a setting or a name may hold a dollar sign
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_file(output, picture.getvalue())
 
 
 def figure_of(groups: Sequence[Group]) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,3 +110,14 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
 def format_number(value: float | None, form: str) -> str:
     """A number in a format such as `.4f`; None is a dash."""
     return "-" if value is None else format(value, form)
+
+
+def format_interval(interval: tuple[float, float] | None) -> str:
+    """Two bounds with four decimals; None is a dash."""
+    return "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+
+
+def require_writable(option: str, path: Path | None) -> None:
+    """Raise UserError, before anything is scored, where the file that an option names could not be written."""
+    if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+        raise UserError(f"{option}: {path}: cannot be written")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from lm.config import ExperimentConfig
 from lm.generation import GeneratedToken
 from lm.generation import generate as generate_tokens
+from lm.loose_texts import Text
 from lm.model import Sampling
 from lm.text_model import make_model
 from lm.vocabularies import vocabulary_from
@@ -31,7 +31,7 @@ def generate(
     run: Path,
     checkpoint: Checkpoint,
     config: ExperimentConfig,
-    prompt: str,
+    prompt: Text,
     num_tokens: int,
     sampling: Sampling,
     seed: int,
@@ -47,8 +47,7 @@ def generate(
     torch.set_num_threads(config.train.num_threads)
     model = make_model(vocabulary.size, config.core, config.model).to(config.train.device)
     load_weights(model, evaluation_weights(checkpoint.weights, checkpoint.state["trainer"]))
-    raw = os.fsencode(prompt)  # as it was typed, also where that is not UTF-8
-    tokens = vocabulary.encode(raw, "--prompt")
+    tokens = vocabulary.encode(prompt.raw, prompt.name)
     start = torch.tensor(tokens.tolist(), dtype=torch.int64)
     generated: list[GeneratedToken] = []
     texts = _decode(_record(generate_tokens(model, start, num_tokens, sampling, seed), generated), vocabulary)
@@ -58,7 +57,8 @@ def generate(
             for part in texts:
                 text += part
                 line.update(len(generated))
-        row = {"run": str(run), "step": checkpoint.step, "prompt": prompt, "text": text}
+        given = prompt.raw.decode(errors="replace")
+        row = {"run": str(run), "step": checkpoint.step, "prompt": given, "text": text}
         print(json.dumps(row | _likelihood(generated)))
         return
     print(vocabulary.decode(tokens).decode(errors="replace"), end="", flush=True)

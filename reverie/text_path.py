@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +14,8 @@ from reverie.path_interface import Batch, Curve, PathInterface, SamplingPlan, Va
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lm.comparison import DocumentScores
+    from lm.loose_texts import Text
     from memory_cores import MemoryCore
     from reverie.checkpoint import Checkpoint
     from training.trainer import Trainer
@@ -28,8 +31,9 @@ class TextPath(PathInterface[ExperimentConfig]):
     fingerprint = "lm"
     options: ClassVar = {
         "train": frozenset({"changed_data"}),
-        "evaluate": frozenset({"overrides", "split", "by_frequency"}),
-        "generate": frozenset({"tokens"}),
+        "evaluate": frozenset({"overrides", "split", "text", "by_frequency", "by_position", "per_token"}),
+        "compare": frozenset({"text"}),
+        "generate": frozenset({"tokens", "prompt_file"}),
     }
     curves: ClassVar = {
         "loss/next_token": TRAINING_LOSS,
@@ -66,19 +70,49 @@ class TextPath(PathInterface[ExperimentConfig]):
     def evaluate(
         self, run: Path, checkpoint: Checkpoint, variants: Variants[ExperimentConfig], arguments: argparse.Namespace
     ) -> None:
-        from reverie.text_evaluation import evaluate
+        from reverie.text_evaluation import Wanted, evaluate
+        from reverie.texts import read_texts
 
-        evaluate(run, checkpoint, variants, arguments.split or "validation", arguments.by_frequency, arguments.json)
+        wanted = Wanted(
+            split=arguments.split or "validation",
+            texts=read_texts(arguments.text) if arguments.text else None,
+            by_frequency=arguments.by_frequency,
+            by_position=arguments.by_position,
+            per_token=arguments.per_token,
+        )
+        evaluate(run, checkpoint, variants, wanted, arguments.json)
+
+    def unit(self, run: Path, config: ExperimentConfig, checkpoint: Checkpoint) -> str:
+        from reverie.text_evaluation import unit
+
+        return unit(run, config, checkpoint)
+
+    def document_scores(
+        self,
+        checkpoint: Checkpoint,
+        config: ExperimentConfig,
+        unit: str,
+        split: str,
+        texts: Sequence[Text] | None,
+    ) -> DocumentScores:
+        from reverie.text_evaluation import document_scores
+
+        return document_scores(config, checkpoint, unit, split, texts)
 
     def generate(
         self, run: Path, checkpoint: Checkpoint, config: ExperimentConfig, arguments: argparse.Namespace
     ) -> None:
+        from lm.loose_texts import Text
         from lm.model import Sampling
         from reverie.text_generation import generate
+        from reverie.texts import read_texts
 
         sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
         tokens = arguments.tokens or 500
-        generate(run, checkpoint, config, arguments.prompt, tokens, sampling, arguments.seed, arguments.json)
+        prompt = Text("--prompt", os.fsencode(arguments.prompt))  # as it was typed, also where that is not UTF-8
+        if arguments.prompt_file is not None:
+            (prompt,) = read_texts([arguments.prompt_file])
+        generate(run, checkpoint, config, prompt, tokens, sampling, arguments.seed, arguments.json)
 
     def core_inputs(
         self, config: ExperimentConfig, checkpoint: Checkpoint, rows: int, steps_of: Callable[[MemoryCore], int]

@@ -1,10 +1,11 @@
-"""The training loop: update, log, save checkpoints, and stop cleanly on a signal."""
+"""The training loop: update, evaluate, log, save checkpoints, and stop cleanly on a signal."""
 
 from __future__ import annotations
 
 import logging
+import math
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 import torch
 
 from reverie import checkpoint
-from reverie.checkpoint import Checkpoint, CheckpointError, IncompatibleError
-from reverie.fingerprint import differences
+from reverie.checkpoint import Checkpoint
+from reverie.fingerprint import as_json, differences
+from reverie.manifest import CheckpointError, IncompatibleError, Score
 from reverie.metrics import MetricWriter, Window
 from reverie.path_interface import SamplingPlan
 from reverie.paths import Experiment
 from reverie.run_folder import CHECKPOINTS, RunFolder
 from training.config import BaseTrainConfig
+from training.held_out import HeldOut, Stopped
 from training.progress import ProgressLine
 from training.stop_signals import collect_stop_signals
 from training.trainer import Trainer
@@ -51,7 +54,7 @@ def run(
     with collect_stop_signals() as signals:
         saver = _Saver(folder, trainer, Window(), config.train.keep_checkpoints)
         changed = folder.resume and saver.restore(accepted)
-        if folder.resume and trainer.step_count >= trainer.total_steps:
+        if folder.resume and trainer.step_count >= trainer.total_steps and not saver.is_unfinished:
             done = f"step {trainer.step_count:,} of {trainer.total_steps:,}"
             print(f"nothing is left to train: {folder.path} is at {done}", file=sys.stderr)
             return 0
@@ -84,26 +87,52 @@ def _loop(
     signals: list[int],
     sampling: SamplingPlan | None,
 ) -> None:
-    next_log = _next_multiple(trainer.update_count, config.log_interval)
-    next_save = _next_multiple(trainer.update_count, config.checkpoint_interval)
+    done = trainer.update_count - saver.is_unfinished
+    next_log, next_save = (_next_multiple(done, every) for every in (config.log_interval, config.checkpoint_interval))
     headline: dict[str, float] = {}
-    while trainer.step_count < trainer.total_steps and not signals:
-        metrics = trainer.update()
+
+    def check() -> None:
+        if signals:
+            raise Stopped
+
+    while saver.is_unfinished or (trainer.step_count < trainer.total_steps and not signals):
+        metrics = {} if saver.is_unfinished else trainer.update()
         saver.folder.require_held()
-        if sampling is not None and trainer.update_count % sampling.interval == 0:
-            samples = sampling.sample()
-            metrics |= samples.metrics
-            writer.write_samples(trainer.step_count, samples)
-        saver.window.add(metrics)
+        try:
+            found = _held_out_metrics(trainer, check)
+            if sampling is not None and trainer.update_count % sampling.interval == 0:
+                samples = sampling.sample(check)
+                found |= samples.metrics
+                writer.write_samples(trainer.step_count, samples)
+        except Stopped:
+            saver.note(metrics, is_unfinished=True)
+            break
+        metrics |= found
+        saver.note(metrics)
         headline |= {word: metrics[tag] for tag, word in HEADLINES.items() if tag in metrics}
         progress.update(trainer.step_count, headline)
         if trainer.update_count >= next_log:
             _write_row(writer, trainer.step_count, saver.window.row(), progress)
             next_log = _next_multiple(trainer.update_count, config.log_interval)
-        if trainer.update_count >= next_save:
+        if trainer.update_count >= next_save or saver.is_best:
             saved = saver.save()
             next_save = _next_multiple(trainer.update_count, config.checkpoint_interval) if saved else next_log
     progress.update(trainer.step_count, headline, last=True)
+
+
+def _held_out_metrics(trainer: Trainer, check: Callable[[], None]) -> dict[str, float]:
+    """The metrics of a trainer's evaluation, where one is due; raises Stopped as `check` does."""
+    held_out = trainer.held_out
+    if held_out is None or trainer.update_count % held_out.interval:
+        return {}
+    return held_out.measure(check)
+
+
+def _score(held_out: HeldOut | None, metrics: Mapping[str, float]) -> Score | None:
+    """The score among the metrics of one update; None where they have none that is finite."""
+    if held_out is None or not math.isfinite(value := float(metrics.get(held_out.score, math.nan))):
+        return None
+    return Score(held_out.score, value, held_out.higher_is_better, as_json(held_out.basis))
 
 
 def _write_row(writer: MetricWriter, step: int, row: dict[str, float], progress: ProgressLine) -> None:
@@ -125,6 +154,12 @@ class _Saver:
     window: Window
     keep: int
     saved_update: int = -1
+    is_unfinished: bool = False
+    """Whether a signal came while the latest update was evaluated: that is done anew at a resume."""
+    score: Score | None = None
+    """That of the trainer's weights now, where they were evaluated."""
+    best_score: Score | None = None
+    """That of the best checkpoint."""
 
     @property
     def root(self) -> Path:
@@ -135,6 +170,19 @@ class _Saver:
     def is_current(self) -> bool:
         """Whether the trainer's state is the last one saved."""
         return self.saved_update == self.trainer.update_count
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the trainer's weights are better than those of every checkpoint."""
+        return self.score is not None and self.score.beats(self.best_score)
+
+    def note(self, metrics: Mapping[str, float], is_unfinished: bool = False) -> None:
+        """Take in the metrics of the latest update, whose evaluation may be unfinished."""
+        self.window.add(metrics)
+        if self.is_unfinished and not is_unfinished:
+            self.saved_update = -1  # what was saved lacks these metrics
+        self.is_unfinished = is_unfinished
+        self.score = _score(self.trainer.held_out, metrics)
 
     def save(self) -> bool:
         """Save a checkpoint; a failure is reported and leaves the older ones as they are.
@@ -147,13 +195,16 @@ class _Saver:
         if trainer.skipped_in_a_row:
             logger.warning("%s: the last %d updates were not finite", step, trainer.skipped_in_a_row)
             return False
-        state = {"trainer": trainer.state(), "window": self.window.state()}
+        state = {"trainer": trainer.state(), "window": self.window.state(), "is_unfinished": self.is_unfinished}
+        content = trainer.weights(), state, trainer.fingerprint()
         try:
-            checkpoint.save(self.root, trainer.step_count, trainer.weights(), state, trainer.fingerprint(), self.keep)
+            checkpoint.save(self.root, trainer.step_count, *content, self.keep, self.score)
         except CheckpointError as error:
             logger.error("%s: %s", step, error)
             return False
         self.saved_update = trainer.update_count
+        if self.is_best:
+            self.best_score = self.score
         return True
 
     def restore(self, accepted: Collection[str]) -> bool:
@@ -167,6 +218,7 @@ class _Saver:
 
         def adopt(found: Checkpoint) -> None:
             self.window = Window(**found.state["window"])
+            self.is_unfinished, self.score = found.state.get("is_unfinished", False) is True, found.score
             warnings[:] = self.trainer.load(found.weights, found.state["trainer"])
             if self.trainer.step_count != found.step:
                 raise ValueError(f"its state is of step {self.trainer.step_count}, its manifest of step {found.step}")
@@ -187,6 +239,8 @@ class _Saver:
         for warning in warnings:
             logger.warning("%s", warning)
         self.saved_update = self.trainer.update_count
+        best = checkpoint.best_intact(self.root)
+        self.best_score = None if best is None else best[1]
         threads = torch.get_num_threads()
         if found.num_threads != threads:
             logger.warning(

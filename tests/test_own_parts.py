@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import soundfile
 
+from memory_cores.testing import LawError
 from reverie.cli import main
 from tests.audio.synthetic import sine
 from tests.lm.synthetic import sentences
@@ -20,15 +24,15 @@ FILES = re.findall(r"As\s+`(my_package/\w+\.py)`:\n\n```python\n(.*?)```", PAGE,
 TEST = next(code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "check_laws" in code)
 COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^ {4}(reverie .*)$", PAGE, re.MULTILINE)]
 SMALL = {
-    "agent": "train.total_steps=512 agent.num_actors=2 agent.min_actors=2 agent.envs_per_actor=2 agent.batch_size=2",
+    "agent": "train.total_steps=512 agent.num_actors=1 agent.min_actors=1 agent.envs_per_actor=2 agent.batch_size=2",
     "text": "train.total_tokens=512 train.learning_rate=0.001 train.batch_size=2",
     "sound": "train.total_tokens=512 train.learning_rate=0.001 train.batch_size=2 train.audio_samples=null",
 }
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder outside the project with the package of the page, a text and some clips."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder outside the project with the package of the page, a text and some clips; this process stands in it."""
     (tmp_path / "my_package").mkdir()
     for name, code in FILES:
         (tmp_path / name).write_text(code)
@@ -39,7 +43,16 @@ def folder(tmp_path: Path) -> Path:
             (tmp_path / "my_clips" / word).mkdir(parents=True, exist_ok=True)
             clip = sine(300 + 20 * speaker, 0.2, 8_000)
             soundfile.write(tmp_path / "my_clips" / word / f"{speaker:08x}_nohash_0.wav", clip, 8_000)
-    return tmp_path
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("my_package", "test_leaky")]:
+        del sys.modules[name]
+
+
+def hold_to_the_laws() -> None:
+    """Run the test of the page."""
+    importlib.import_module("test_leaky").test_leaky()
 
 
 def test_the_page_has_its_files_and_commands() -> None:
@@ -54,40 +67,44 @@ def test_a_core_trains_on_every_path(folder: Path, name: str) -> None:
     (command,) = (words for words in COMMANDS if f"run.name={name}" in words)
     # Where the examples' folder of data sets is cached is a matter of the test alone.
     cache = [] if name == "agent" else [f"data.cache={folder / 'cache'}"]
-    run(folder, "-m", "reverie", *command, *SMALL[name].split(), "train.log_interval=1", *cache)
-    rows = (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()
-    assert rows
+    train = [*command, *SMALL[name].split(), "train.log_interval=1", *cache]
     if name == "agent":
         (evaluate,) = (words for words in COMMANDS if words[0] == "evaluate")
-        printed = run(folder, "-m", "reverie", *evaluate, "--episodes", "2", "--json")
-        assert json.loads(printed)["episodes"] == 2
+        evaluate = [*evaluate, "--episodes", "2", "--json"]
+        program = f"import sys; from reverie.cli import main; sys.exit(main({train}) or main({evaluate}))"
+        assert json.loads(run(folder, "-c", program))["episodes"] == 2
+    else:
+        assert main(train) == 0
+    assert (folder / "runs" / name / "metrics.jsonl").read_text()
 
 
-def test_a_core_is_listed_and_held_to_the_laws(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_core_is_listed_and_held_to_the_laws(capsys: pytest.CaptureFixture[str]) -> None:
     (listing,) = (words for words in COMMANDS if words[0] == "list")
-    printed = run(folder, "-m", "reverie", *listing)
+    assert main(listing) == 0
+    printed = capsys.readouterr().out
     assert "decay = 0.9" in printed
     assert "nearer to 1 remembers longer" in " ".join(printed.split())
-    run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_leaky.py")
+    hold_to_the_laws()
 
 
 def test_a_broken_core_is_named_with_its_law(folder: Path) -> None:
     path = folder / "my_package" / "my_core.py"
     path.write_text(path.read_text().replace("if reset is not None:", "if False:"))
-    with pytest.raises(AssertionError, match="reset isolation does not hold"):
-        run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_leaky.py")
+    with pytest.raises(LawError, match="reset isolation does not hold"):
+        hold_to_the_laws()
 
 
-def test_an_encoder_an_environment_and_a_wrapper(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_an_encoder_an_environment_and_a_wrapper(capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["agent.encoder=my_package.my_encoder:Scaled", "env.id=my_package.my_env:make_recall"]
     wrapped = 'env.kwargs={length: 2, wrappers: [{"my_package.my_env:Halved": {}}]}'
     small = ["agent.num_actors=0", "agent.envs_per_actor=2", "agent.batch_size=2", "train.total_steps=256"]
     words = ["train", "rl/demo_memoryless", *chosen, wrapped, "run.name=parts", *small]
-    run(folder, "-m", "reverie", *words, "--import", "my_package")
-    printed = run(
-        folder, "-m", "reverie", "evaluate", "runs/parts", "--import", "my_package", "--episodes", "4", "--json"
-    )
-    assert json.loads(printed)["mean_return"] <= 0.5  # of at most 1, halved
+    assert main([*words, "--import", "my_package"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "runs/parts", "--import", "my_package", "--episodes", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mean_return"] <= 0.5  # of at most 1, halved
 
 
 @pytest.mark.parametrize(

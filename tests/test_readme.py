@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -43,21 +44,23 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
-def test_python_runs(code: str, tmp_path: Path) -> None:
+def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "example.py").write_text(code)
-    run(tmp_path, "example.py")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("example.py", run_name="__main__")
 
 
 def test_an_own_environment_is_trained_on_and_played(tmp_path: Path) -> None:
-    """By the README's own commands, at a few hundred steps and in one process."""
+    """By the README's own commands, one after the other in one process, at a few hundred steps."""
     (code,) = (code for code in PYTHON if "gym.Env" in code)
     (tmp_path / "recall.py").write_text(code)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     train, evaluate = (words for words in REVERIE if any("recall" in word for word in words))
     train = [re.sub(r"(?<=^train.total_steps=)\d+", "512", word) for word in train]
-    small = ["agent.num_actors=0", "agent.envs_per_actor=2", "agent.batch_size=2"]
-    run(tmp_path, "-m", "reverie", *train, *small)
-    assert "success" in run(tmp_path, "-m", "reverie", *evaluate, "--episodes", "2")
+    train = [*train, "agent.num_actors=0", "agent.envs_per_actor=2", "agent.batch_size=2"]
+    evaluate = [*evaluate, "--episodes", "2"]
+    program = f"import sys; from reverie.cli import main; sys.exit(main({train}) or main({evaluate}))"
+    assert "success" in run(tmp_path, "-c", program)
 
 
 @pytest.mark.parametrize("words", SHELL, ids=" ".join)

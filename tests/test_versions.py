@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.metadata
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+import torch
 from packaging.requirements import Requirement
 
 from tests.test_imports import MAY_IMPORT, MODULES, imports
@@ -19,10 +21,10 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_torch_and_torchaudio_import_together() -> None:
-    code = "import torch, torchaudio; torchaudio.functional.mu_law_encoding(torch.zeros(3), 256)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    torchaudio = importlib.import_module("torchaudio")
+    assert torchaudio.functional.mu_law_encoding(torch.zeros(3), 256).tolist() == [128] * 3
 
 
 def test_versions_without_known_holes() -> None:

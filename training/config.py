@@ -99,4 +99,4 @@ class BaseTrainConfig:
     checkpoint_interval: Count = 200
     """Updates between two checkpoints; a crash loses at most so many."""
     keep_checkpoints: Annotated[int, Field(ge=2, le=10_000)] = 3
-    """Newest checkpoints that are kept; older ones are deleted."""
+    """Newest checkpoints that are kept; older ones are deleted, but for the best on held-out data."""

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from training.held_out import HeldOut
+
 
 class Trainer(Protocol):
     """Something that learns one update at a time and can be saved and restored exactly."""
@@ -25,6 +27,10 @@ class Trainer(Protocol):
     @property
     def skipped_in_a_row(self) -> int:
         """Updates skipped, as not finite, since the last one that was applied."""
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """How the weights are scored on held-out data; None where they are not."""
 
     def update(self) -> dict[str, float]:
         """Make one learner update and return its scalar metrics by TensorBoard tag.

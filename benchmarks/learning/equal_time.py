@@ -60,6 +60,7 @@ def measure(config: str, overrides: Sequence[str], seconds: float) -> Rate:
     from reverie.paths import path_of
     from reverie.shipped_configs import find_config
     from training.device import require_device
+    from training.held_out import never_stop
 
     experiment = load_experiment(find_config(config), overrides)
     if isinstance(experiment, agents.config.ExperimentConfig):
@@ -75,7 +76,7 @@ def measure(config: str, overrides: Sequence[str], seconds: float) -> Rate:
         trainer.update()
     update_seconds = (time.monotonic() - start) / (trainer.update_count - first)
     start = time.monotonic()
-    trainer.validate(trainer.model)
+    trainer.measure(never_stop)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     tokens = trainer.step_count // trainer.update_count
     return Rate(parameters, tokens, update_seconds, time.monotonic() - start)

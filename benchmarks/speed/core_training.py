@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed.core_training [--threads N] [--rounds N]
 
-4 layers or steps of depth, width 256, 4 heads, feed-forward 1024, memory 256, calls of 8 x 256 steps that carry the
-state on, without an optimizer. In each round every core is timed once in float32 and once in bfloat16 autocast, beside
-the machine's own rate of a matrix product (2048 x 2048 x 2048) in that round; the table holds medians over the rounds.
-CPU time is that of all threads.
+4 layers, steps of depth or attentions (2 cells of the Evolved Transformer), width 256, 4 heads, feed-forward 1024,
+memory 256, calls of 8 x 256 steps that carry the state on, without an optimizer. In each round every core is timed once
+in float32 and once in bfloat16 autocast, beside the machine's own rate of a matrix product (2048 x 2048 x 2048) in that
+round; the table holds medians over the rounds. CPU time is that of all threads.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def cores() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "infinity post", "infinity", {**ATTENTION, "num_layers": 4, "granularity": T, "block": "post"}
     for halting in ("none", "graves"):
         yield f"universal post {halting}", "universal", {**ATTENTION, "block": "post", "halting": halting}
+    yield "evolved relative", "evolved", {**ATTENTION, "num_layers": 2}
     yield "lstm", "lstm", {"num_layers": 4}
 
 

@@ -3,12 +3,13 @@ memory anew.
 
     python -m benchmarks.speed.step_speed [--threads N]
 
-The first table is batch 1, 4 layers or steps of depth, width 256, 4 heads, feed-forward 1024, memory 256, float32, in
-eager mode, of a stream 100 steps old and of one that begins with a full memory; both are stepped for more than twice
-the memory's capacity, so that their buffers slide within the measured steps (stream_age.py beside this file steps
-streams a million times). The long-term memory of an infinity-former is empty at age 100 and refitted once in 16 steps;
-the Universal Transformer runs all its depth ("none") or halts as its untrained halting unit says ("graves"). The second
-table is an actor's shape, batch 32, width 64, 2 layers, with resets in one row of a hundred.
+The first table is batch 1, 4 layers, steps of depth or attentions (2 cells of the Evolved Transformer), width 256, 4
+heads, feed-forward 1024, memory 256, float32, in eager mode, of a stream 100 steps old and of one that begins with a
+full memory; both are stepped for more than twice the memory's capacity, so that their buffers slide within the measured
+steps (stream_age.py beside this file steps streams a million times). The long-term memory of an infinity-former is
+empty at age 100 and refitted once in 16 steps; the Universal Transformer runs all its depth ("none") or halts as its
+untrained halting unit says ("graves"). The second table is an actor's shape, batch 32, width 64, 2 layers, with resets
+in one row of a hundred.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ def timed() -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, {"block": block, "num_layers": 4}
     for block, halting in itertools.product(("post", "gtrxl"), ("none", "graves")):
         yield "universal", {"block": block, "halting": halting, "max_ponder_steps": 4}
+    for positions in ("relative", "rotary"):
+        yield "evolved", {"positions": positions, "num_layers": 2}
 
 
 @torch.no_grad()

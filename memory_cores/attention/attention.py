@@ -149,8 +149,13 @@ class Attention(MultiHead):
     def relative_terms(self, positions: RelativePositions) -> RelativeTerms:
         """This layer's terms of the relative positions of a call."""
         table = self.position_table(self.dropout(positions.table))
-        biases = (self.scale * bias for bias in (positions.content_bias, positions.position_bias))
+        biases = self.scale_biases(positions.content_bias, positions.position_bias)
         return RelativeTerms(table, positions.farthest, *biases)
+
+    def scale_biases(self, content: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """The biases u and v (H, 1, W), which attentions share, scaled and read as those of this layer's heads."""
+        shape = (self.num_heads, 1, self.head_width)
+        return self.scale * content.view(shape), self.scale * position.view(shape)
 
     def position_table(self, sinusoids: Tensor) -> Tensor:
         """W_r R (H, W, N) of the sinusoids R (N, D) of distances."""

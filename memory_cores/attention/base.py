@@ -27,8 +27,8 @@ from memory_cores.options import CoreOptions, at_least, multiple_of, one_of, pro
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionOptions(CoreOptions):
-    """The options of every core that attends to a scheduled memory."""
+class MemoryOptions(CoreOptions):
+    """The options of every core that attends to a scheduled memory, whatever its blocks are."""
 
     position_kinds: ClassVar[Any] = Positions
     """The Literal type of the kinds of positions that the core has."""
@@ -43,20 +43,9 @@ class AttentionOptions(CoreOptions):
     """How many steps before its own turn of the schedule a step attends to, whatever the length of a call. Set it to
     the distance over which steps must be remembered exactly; cost grows in proportion. May differ between training and
     evaluation."""
-    block: BlockKind = "gtrxl"
-    """Order of norm, residual and gate. gtrxl: GRU gates, for agents (Parisotto et al., 1910.06764, section 3.2);
-    trxl_i: its ungated form; post: post-norm, as in the papers' language models; pre: plain pre-norm, easiest to train
-    when deep."""
-    final_norm: bool | None = None
-    """Whether a layer norm follows the last block; null adds one after `pre` blocks alone, whose output is not
-    normalised."""
     positions: Positions = "relative"
     """How attention knows distance. relative: Transformer-XL's (Dai et al., 1901.02860, section 3.3); rotary: Su et
     al., 2104.09864, on torch's fused kernels; none: by content alone, for inputs whose order does not matter."""
-    mlp_chunk_length: int | None = None
-    """Steps for which the MLP is computed at a time, and once more for the gradient, so that its hidden layer takes
-    memory for these alone (Kitaev et al., 2001.04451, section 3, "Chunking"); null computes all at once. Set it where
-    long segments do not fit in memory."""
     dropout: float = 0.0
     """Dropout rate of the attention weights, of the MLP's hidden layer and of both sublayers' outputs; 0 or more and
     below 1. Raise it where the held-out loss rises while the training loss falls."""
@@ -64,10 +53,8 @@ class AttentionOptions(CoreOptions):
     def problems(self, d_model: int) -> list[str]:
         problems = super().problems(d_model)
         problems += at_least(1, num_heads=self.num_heads) + at_least(0, memory_length=self.memory_length)
-        optional = {"d_ff": self.d_ff, "mlp_chunk_length": self.mlp_chunk_length}
-        problems += at_least(1, **{name: value for name, value in optional.items() if value is not None})
-        problems += one_of(BlockKind, block=self.block) + one_of(self.position_kinds, positions=self.positions)
-        problems += probability(dropout=self.dropout)
+        problems += at_least(1, d_ff=self.d_ff) if self.d_ff is not None else []
+        problems += one_of(self.position_kinds, positions=self.positions) + probability(dropout=self.dropout)
         if not at_least(1, d_model=d_model, num_heads=self.num_heads):
             problems += self.width_problems(d_model)
         return problems
@@ -81,6 +68,38 @@ class AttentionOptions(CoreOptions):
         if self.positions == "relative" and d_model % 2:
             return [f"d_model is {d_model}, expected an even number for relative positions"]
         return []
+
+    @property
+    def ends_with_norm(self) -> bool:
+        """Whether a layer norm follows the last block, as it must where blocks do not normalise their output."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions(MemoryOptions):
+    """The options of every core whose blocks are `TransformerBlock`s over a scheduled memory."""
+
+    block: BlockKind = "gtrxl"
+    """Order of norm, residual and gate. gtrxl: GRU gates, for agents (Parisotto et al., 1910.06764, section 3.2);
+    trxl_i: its ungated form; post: post-norm, as in the papers' language models; pre: plain pre-norm, easiest to train
+    when deep."""
+    final_norm: bool | None = None
+    """Whether a layer norm follows the last block; null adds one after `pre` blocks alone, whose output is not
+    normalised."""
+    mlp_chunk_length: int | None = None
+    """Steps for which the MLP is computed at a time, and once more for the gradient, so that its hidden layer takes
+    memory for these alone (Kitaev et al., 2001.04451, section 3, "Chunking"); null computes all at once. Set it where
+    long segments do not fit in memory."""
+
+    def problems(self, d_model: int) -> list[str]:
+        problems = super().problems(d_model) + one_of(BlockKind, block=self.block)
+        if self.mlp_chunk_length is not None:
+            problems += at_least(1, mlp_chunk_length=self.mlp_chunk_length)
+        return problems
+
+    @property
+    def ends_with_norm(self) -> bool:
+        return self.block == "pre" if self.final_norm is None else self.final_norm
 
     def blocks(self, d_model: int, count: int) -> list[TransformerBlock]:
         """`count` blocks with freshly drawn weights."""
@@ -125,7 +144,7 @@ class MemoryTransformer(MemoryCore):
     def __init__(
         self,
         d_model: int,
-        options: AttentionOptions,
+        options: MemoryOptions,
         schedule: MemorySchedule,
         make_blocks: Callable[[], Iterable[nn.Module]],
     ) -> None:
@@ -144,7 +163,7 @@ class MemoryTransformer(MemoryCore):
             nn.init.normal_(self.content_bias, std=0.02)
             nn.init.normal_(self.position_bias, std=0.02)
         self.final_norm: nn.LayerNorm | None = None
-        if options.block == "pre" if options.final_norm is None else options.final_norm:
+        if options.ends_with_norm:
             self.final_norm = nn.LayerNorm(d_model)
 
     def empty_state(self, batch_size: int, device: torch.device | str | None, **shapes: tuple[int, ...]) -> State:
@@ -186,9 +205,11 @@ class MemoryTransformer(MemoryCore):
             distances = torch.arange(farthest, nearest - 1, -1, device=like.device)
             table = sinusoids(distances, self.d_model, like.dtype)
             return RelativePositions(table, farthest, self.content_bias, self.position_bias)
-        if self.positions == "rotary":
-            times = self.schedule.times(window, like.device)
-            cosine, sine = rotary_table(times, self.head_width, like.dtype)
-            steps = slice(len(times) - window.episode.shape[1], None)
-            return RotaryPositions((cosine, sine), (cosine[steps], sine[steps]))
-        return None
+        return self.rotary_positions(window, self.head_width, like=like) if self.positions == "rotary" else None
+
+    def rotary_positions(self, window: Window, head_width: int, *, like: Tensor) -> RotaryPositions:
+        """The cosines and sines, each (N, head_width / 2), of a call's keys and queries, on the device of `like`."""
+        times = self.schedule.times(window, like.device)
+        cosine, sine = rotary_table(times, head_width, like.dtype)
+        steps = slice(len(times) - window.episode.shape[1], None)
+        return RotaryPositions((cosine, sine), (cosine[steps], sine[steps]))

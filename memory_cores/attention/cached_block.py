@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,19 @@ from memory_cores.attention.kv_cache import StepAttention, StepView, pack
 from memory_cores.layers.gating import GRUGate
 
 A = TypeVar("A", bound=StepAttention)
+
+
+class CachedLayer(Protocol):
+    """What a stream steps: a layer that computes one step of B rows over cached keys and values."""
+
+    @property
+    def attention(self) -> StepAttention:
+        """The layer's attention with its cache."""
+        ...
+
+    def step(self, x: Tensor, seen: StepView) -> Tensor:
+        """x (B, D) attends to the cached keys that are seen and to itself -> (B, D)."""
+        ...
 
 
 class CachedBlock(Generic[A]):

@@ -105,7 +105,7 @@ class RelativeCache(KeyValueCache):
         self.nearest = distances.start
         descending = torch.tensor(distances[::-1], device=entries.device)
         table = attention.position_table(sinusoids(descending, entries.shape[-1], entries.dtype))
-        scaled = [attention.scale * bias.detach() for bias in biases]
+        scaled = attention.scale_biases(*(bias.detach() for bias in biases))
         self.terms = [
             RelativeTerms(table[..., stride - 1 - rest :: stride].contiguous(), len(distances) // stride - 1, *scaled)
             for rest in range(stride)

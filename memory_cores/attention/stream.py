@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from memory_cores.attention.attention import Attention
 from memory_cores.attention.base import MemoryTransformer
 from memory_cores.attention.block import TransformerBlock
-from memory_cores.attention.cached_block import CachedBlock
+from memory_cores.attention.cached_block import CachedBlock, CachedLayer
 from memory_cores.attention.kv_cache import (
     CachedAttention,
     KeyValueCache,
@@ -32,6 +33,9 @@ class TransformerXLStream(Stream):
     its end the newest entries slide to the front. The context is thus always one contiguous slice, and the amortised
     cost of copying is constant. Steps run in the parameters' dtype, also under autocast.
     """
+
+    blocks: Sequence[CachedLayer]
+    """The blocks in the order in which a step runs through them."""
 
     def __init__(self, core: MemoryTransformer, batch_size: int) -> None:
         self.core = core
@@ -61,10 +65,10 @@ class TransformerXLStream(Stream):
         """One step of all layers, x (B, D) -> (B, D), which stores inputs, keys and values at the present place."""
         if self.core.reversible:
             first = second = x
-            for layer, block in enumerate(self.blocks):
+            for layer, reversible in enumerate(cast(Sequence[CachedBlock[Any]], self.blocks)):
                 self.inputs[layer, :, self.place] = second
-                first = first + block.attention_update(second, seen)
-                second = second + block.mlp_update(first)
+                first = first + reversible.attention_update(second, seen)
+                second = second + reversible.mlp_update(first)
             return (first + second) / 2
         for layer, block in enumerate(self.blocks):
             self.inputs[layer, :, self.place] = x
@@ -132,7 +136,7 @@ class TransformerXLStream(Stream):
         with torch.autocast(memory.device.type, enabled=False):
             self.blocks = self.cached_blocks(state)
 
-    def cached_blocks(self, state: State) -> list[CachedBlock[Any]]:
+    def cached_blocks(self, state: State) -> Sequence[CachedLayer]:
         """The blocks in the order in which a step runs through them, with caches filled from `state`."""
         cached = []
         for layer, module in enumerate(self.core.blocks):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from memory_cores.attention.attention import Attention
 from memory_cores.attention.base import AttentionOptions, MemoryTransformer
 from memory_cores.attention.block import TransformerBlock
+from memory_cores.attention.cached_block import CachedBlock
 from memory_cores.attention.kv_cache import CachedAttention, StepView
 from memory_cores.attention.patterns import Run
 from memory_cores.attention.schedule import Eviction, MemorySchedule, clear_unused
@@ -237,6 +238,7 @@ class CompressiveStream(TransformerXLStream):
     """
 
     core: Compressive
+    blocks: list[CachedBlock[CachedAttention]]
 
     def __init__(self, core: Compressive, batch_size: int) -> None:
         schedule = core.schedule

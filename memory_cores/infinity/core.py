@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from memory_cores.attention.base import AttentionOptions, MemoryTransformer
 from memory_cores.attention.block import TransformerBlock
+from memory_cores.attention.cached_block import CachedBlock
 from memory_cores.attention.schedule import push
 from memory_cores.attention.stream import TransformerXLStream
 from memory_cores.core import CoreOutput, State
@@ -289,6 +290,7 @@ class InfinityStream(TransformerXLStream):
     """Steps an `Infinity` core; its long-term memories are refitted once every `granularity` steps."""
 
     core: Infinity
+    blocks: list[CachedBlock[Any]]
     long_term: list[LongTermCache]
     holds: Tensor
     """(B,) bool, True where the long-term memory holds anything of the last step's episode."""
@@ -387,8 +389,7 @@ class LongTermCache:
 def generator_of(state: State) -> tuple[Tensor, Tensor]:
     """The key and the counter, each (B,), of the random numbers of sticky memories; zeros if not sticky."""
     if "generator" in state:
-        key, refits = state["generator"].unbind(dim=1)
-        return key, refits
+        return state["generator"][:, 0], state["generator"][:, 1]
     return torch.zeros_like(state["age"]), torch.zeros_like(state["age"])
 
 

@@ -213,6 +213,7 @@ class UniversalStream(TransformerXLStream):
     """Steps a `Universal` core; once every row has halted, the later depth steps only store the states."""
 
     core: Universal
+    blocks: list[CachedBlock[CachedAttention]]
 
     def forget(self, reset: Tensor) -> None:
         super().forget(reset)

@@ -18,6 +18,7 @@ SMALL_CORES: dict[str, dict[str, Any]] = {
         "compressed_length": 4,
         "compression_rate": 2,
     },
+    "evolved": {"num_layers": 1, "num_heads": 2, "memory_length": 12},
     "infinity": {
         "num_layers": 1,
         "num_heads": 2,
@@ -28,10 +29,17 @@ SMALL_CORES: dict[str, dict[str, Any]] = {
         "wide_width": 0.2,
         "sticky": True,
     },
+    "reformer": {"num_layers": 1, "num_heads": 2, "memory_length": 12, "num_buckets": 2, "window": 6},
+    "routing": {"num_layers": 1, "num_heads": 2, "local_heads": 1, "memory_length": 12, "num_clusters": 2}
+    | {"window": 6, "local_window": 4},
+    "sparse": {"num_layers": 1, "num_heads": 2, "memory_length": 12, "stride": 4},
     "transformer_xl": {"num_layers": 2, "num_heads": 2, "memory_length": 12},
+    "universal": {"num_heads": 2, "max_ponder_steps": 3, "memory_length": 12},
     "wavenet": {"layers_per_block": 3},
 }
 """Options that keep a core small; cores without an entry are built with their defaults."""
+
+TRAIN_FIELDS = ("total_steps", "seed", "evaluation_interval", "evaluation_episodes")
 
 
 @pytest.fixture
@@ -41,7 +49,7 @@ def make_config() -> Callable[..., ExperimentConfig]:
     def build(
         env_id: str, core: str = "lstm", env_kwargs: dict[str, Any] | None = None, **fields: Any
     ) -> ExperimentConfig:
-        train = {name: fields.pop(name) for name in ("total_steps", "seed") if name in fields}
+        train = {name: fields.pop(name) for name in TRAIN_FIELDS if name in fields}
         agent = {
             "num_actors": 0,
             "envs_per_actor": 4,

@@ -44,7 +44,7 @@ class OneIsBad(RandomEpisodes):
 
 
 class Rude(RandomEpisodes):
-    """Does what no environment should, at its third step; its child's pid goes to `folder`."""
+    """Does what no environment should, all of `how`, at its third step; its child's pid goes to `folder`."""
 
     def __init__(self, folder: str, how: str) -> None:
         self.folder, self.how = Path(folder), how
@@ -53,7 +53,8 @@ class Rude(RandomEpisodes):
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.steps += 1
         if self.steps == 3:
-            getattr(self, self.how)()
+            for deed in self.how.split(", "):
+                getattr(self, deed)()
         return super().step(action)
 
     def first_time(self) -> bool:
@@ -96,6 +97,13 @@ class Wide(RandomEpisodes):
 
     def _observe(self) -> np.ndarray:
         return np.zeros(self.observation_space.shape, np.uint8)
+
+
+def make_empty() -> gym.Env[Any, Any]:
+    """An environment that shows nothing."""
+    env = RandomEpisodes()
+    env.observation_space = gym.spaces.Box(0, 1, (0,))
+    return env
 
 
 TASKS = {"OneIsBad-v0": OneIsBad, "Rude-v0": Rude, "Wide-v0": Wide}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -50,16 +50,11 @@ def test_in_one_process(make_config: MakeConfig, core: str) -> None:
     check(make_config("tests.agents.scripted_envs:RandomEpisodes-v0", core, learning_rate=0.0), unrolls=8)
 
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[None]:
-    """One Ray for all cores."""
+def test_through_ray(make_config: MakeConfig) -> None:
+    """With the core of the most kinds of state: what is sent is arrays by name, whichever core they are of."""
     session = start_ray(1)
-    yield
-    session.close()
-
-
-@pytest.mark.usefixtures("ray")
-@pytest.mark.parametrize("core", memory_cores.names())
-def test_through_ray(make_config: MakeConfig, core: str) -> None:
-    config = make_config("tests.agents.scripted_envs:RandomEpisodes-v0", core, learning_rate=0.0, num_actors=1)
-    check(config, unrolls=8)
+    try:
+        fields = {"learning_rate": 0.0, "num_actors": 1}
+        check(make_config("tests.agents.scripted_envs:RandomEpisodes-v0", "compressive", **fields), unrolls=8)
+    finally:
+        session.close()

@@ -54,13 +54,13 @@ def make_trainer(make_config: MakeConfig) -> Iterator[Callable[..., ImpalaTraine
     assert wait_until(lambda: not actor_pids(), 20)
 
 
-def update_until(trainer: ImpalaTrainer, tag: str, value: int, updates: int = 200) -> dict[str, float]:
-    """Train until a count is reached; the metrics of that update."""
-    for _ in range(updates):
-        metrics = trainer.update()
-        if metrics[tag] >= value:
-            return metrics
-    raise AssertionError(f"{tag} is {metrics[tag]} after {updates} updates")
+def update_until(trainer: ImpalaTrainer, tag: str, value: int) -> dict[str, float]:
+    """Train until a count is reached, for five minutes at most; the metrics of that update."""
+    deadline = time.monotonic() + 300
+    while (metrics := trainer.update())[tag] < value:
+        assert time.monotonic() < deadline, f"{tag} is {metrics[tag]}"
+        time.sleep(0.05)  # what is waited for is another process, which the training would slow down
+    return metrics
 
 
 def test_killed_actors_are_replaced_and_counted(make_trainer: Callable[..., ImpalaTrainer]) -> None:
@@ -71,12 +71,16 @@ def test_killed_actors_are_replaced_and_counted(make_trainer: Callable[..., Impa
     os.kill(one, signal.SIGKILL)
     metrics = update_until(trainer, "actors/restarts", 1)
     assert other in actor_pids()
+    assert metrics["actors/given_up"] == 0
     assert 1 <= metrics["actors/lost_unrolls"] <= 2  # in flight at the one that died
     assert wait_until(lambda: len(actor_pids()) == 2, 60)
-    for pid in actor_pids():
-        os.kill(pid, signal.SIGKILL)
-    assert update_until(trainer, "actors/restarts", 3)["actors/given_up"] == 0
-    assert {trainer.actors.next_unroll().incarnation for _ in range(8)} <= {1, 2}
+    incarnations = [slot.incarnation for slot in trainer.actors.slots]
+    assert sorted(incarnations) == [0, 1]
+    delivered: set[int] = set()
+    while len(delivered) < 2:
+        unroll = trainer.actors.next_unroll()
+        assert unroll.incarnation == incarnations[unroll.actor]
+        delivered.add(unroll.actor)
 
 
 def test_a_stopped_actor_misses_its_deadline_and_does_no_harm_when_it_goes_on(
@@ -104,8 +108,8 @@ def test_an_environment_that_hangs_is_replaced_with_its_actor(make_trainer: Call
 def test_an_environment_that_always_fails_ends_the_run_with_its_cause(
     make_trainer: Callable[..., ImpalaTrainer],
 ) -> None:
-    trainer = make_trainer(FAULTY, env_kwargs={"fault": "raise", "at": 3}, max_actor_restarts=1, max_env_faults=1)
-    with pytest.raises(TrainingError, match=r"actor 0 failed 2 times.*the maze fell in"):
+    trainer = make_trainer(FAULTY, env_kwargs={"fault": "raise", "at": 3}, max_actor_restarts=0, max_env_faults=1)
+    with pytest.raises(TrainingError, match=r"actor 0 failed 1 times.*the maze fell in"):
         trainer.update()
 
 
@@ -113,18 +117,17 @@ def test_the_run_goes_on_without_an_actor_that_was_given_up(
     make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     kwargs = {"folder": str(tmp_path), "bad": "raise"}
-    trainer = make_trainer(ONE_IS_BAD, env_kwargs=kwargs, num_actors=2, max_actor_restarts=2)
-    metrics = update_until(trainer, "actors/given_up", 1, updates=20_000)
-    assert metrics["actors/restarts"] == 2
+    trainer = make_trainer(ONE_IS_BAD, env_kwargs=kwargs, num_actors=2, max_actor_restarts=1)
+    metrics = update_until(trainer, "actors/given_up", 1)
+    assert metrics["actors/restarts"] == 1
     assert "no maze today" in caplog.text
     trainer.update()
 
 
-def test_fewer_actors_than_asked_for_end_the_run(make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path) -> None:
-    kwargs = {"folder": str(tmp_path), "bad": "raise"}
-    trainer = make_trainer(ONE_IS_BAD, env_kwargs=kwargs, num_actors=2, min_actors=2, max_actor_restarts=0)
+def test_fewer_actors_than_asked_for_end_the_run(make_config: MakeConfig) -> None:
+    pool = ActorPool(make_config(RANDOM_EPISODES, num_actors=2, min_actors=2, max_actor_restarts=0))
     with pytest.raises(TrainingError, match=r"no maze today(.|\n)*agent.min_actors is 2"):
-        update_until(trainer, "actors/given_up", 1, updates=20_000)
+        pool._replace(pool.slots[1], RuntimeError("no maze today"))
 
 
 def test_a_run_without_actor_processes_goes_on_with_them(make_config: MakeConfig) -> None:
@@ -151,7 +154,7 @@ def test_a_slow_actor_is_not_waited_for_and_its_stale_unrolls_are_dropped(
 ) -> None:
     kwargs = {"folder": str(tmp_path), "bad": "slow"}
     trainer = make_trainer(ONE_IS_BAD, env_kwargs=kwargs, num_actors=2, max_policy_lag=3)
-    metrics = update_until(trainer, "learner/dropped_unrolls", 1, updates=20_000)
+    metrics = update_until(trainer, "learner/dropped_unrolls", 1)
     assert metrics["learner/policy_lag_max"] <= 3
     assert metrics["actors/restarts"] == 0
 
@@ -170,7 +173,7 @@ def test_actors_faster_than_the_learner_wait_at_their_bound(make_trainer: Callab
     assert int(Path(f"/proc/{pid}/stat").read_text().split()[13]) - int(before[1]) < 20
 
 
-@pytest.mark.parametrize("how", ["meddles", "exits", "starts_a_child"])
+@pytest.mark.parametrize("how", ["starts_a_child, meddles", "exits"])
 def test_what_an_environment_does_to_its_process_stays_there(
     make_trainer: Callable[..., ImpalaTrainer], tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,7 +183,7 @@ def test_what_an_environment_does_to_its_process_stays_there(
     assert metrics["actors/restarts"] == (how == "exits")
     assert (os.getcwd(), signal.getsignal(signal.SIGTERM)) == (folder, handler)
     assert "shouting" not in capfd.readouterr().out
-    if how == "starts_a_child":
+    if "starts_a_child" in how:
         child = int((tmp_path / "child").read_text())
         assert child in descendants(os.getpid())
         os.kill(parent(child), signal.SIGKILL)
@@ -199,6 +202,8 @@ def test_an_actor_out_of_memory_is_replaced_and_the_log_says_so(
 def test_an_environment_that_cannot_be_made_is_named_before_training(make_config: MakeConfig) -> None:
     with pytest.raises(EnvError, match=r"RandomEpisodes-v1.*not registered"):
         ImpalaTrainer(make_config(RANDOM_EPISODES.replace("v0", "v1"), num_actors=1))
+    with pytest.raises(EnvError, match=r"observation_space is a Box of shape \(0,\)"):
+        ImpalaTrainer(make_config("tests.agents.faulty_envs:make_empty", num_actors=1))
 
 
 def test_every_port_is_on_the_loopback_address_and_files_are_private_and_do_not_stay(tmp_path: Path) -> None:
@@ -256,8 +261,18 @@ def test_inference_in_one_process_acts_as_each_actor_would(make_trainer: Callabl
         same_unrolls(here.actors.next_unroll(), there.actors.next_unroll())
 
 
-def test_a_dead_inference_process_is_replaced_with_all_actors(make_trainer: Callable[..., ImpalaTrainer]) -> None:
-    trainer = make_trainer(RANDOM_EPISODES, num_actors=2, inference="learner")
+def test_with_the_inference_process_all_actors_are_replaced(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ActorPool(make_config(RANDOM_EPISODES, num_actors=2, inference="learner"))
+    monkeypatch.setattr(pool.ray, "kill", lambda handle: None)
+    monkeypatch.setattr(pool, "publish", lambda weights, version: None)
+    pool._restart_server(RuntimeError("gone"))
+    assert [(slot.handle, slot.incarnation) for slot in pool.slots] == [(None, 1), (None, 1)]
+
+
+def test_a_dead_inference_process_is_replaced(make_trainer: Callable[..., ImpalaTrainer]) -> None:
+    trainer = make_trainer(RANDOM_EPISODES, inference="learner")
     update_until(trainer, "episode/count", 1)
     (pid,) = (p for p in descendants(os.getpid()) if command_line(p).startswith(b"ray::InferenceServer"))
     os.kill(pid, signal.SIGKILL)

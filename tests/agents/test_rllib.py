@@ -311,10 +311,13 @@ def test_rllibs_ppo_learns_to_remember() -> None:
     assert returns[-1] >= 0.8
 
 
-@pytest.mark.parametrize(("algorithm", "core"), [("appo", "transformer_xl"), ("impala", "compressive")])
-def test_asynchronous_algorithms_update(algorithm: str, core: str) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "core", "runners"), [("appo", "transformer_xl", 1), ("impala", "compressive", 0)]
+)
+def test_asynchronous_algorithms_update(algorithm: str, core: str, runners: int) -> None:
+    """With an env runner in a process of its own, and with one in this process."""
     config = make_config(core, algorithm, fragment=12).training(train_batch_size_per_learner=72, lr=1e-3)
-    config = config.env_runners(num_env_runners=1).reporting(min_time_s_per_iteration=0)
+    config = config.env_runners(num_env_runners=runners).reporting(min_time_s_per_iteration=0)
     built = config.build_algo()
     try:
         module = built.get_module()

@@ -10,6 +10,7 @@ from audio.quantiser import QUANTISERS
 from audio.trainer import make_trainer
 from lm.model import Sampling
 from tests.audio.conftest import Experiment
+from tests.lm.synthetic import update_and_evaluate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -20,7 +21,7 @@ def test_updates_and_evaluation_agree(experiment: Experiment, core: str, quantis
     rows = {}
     for device in ("cpu", "cuda"):
         trainer = make_trainer(experiment(core, quantiser=quantiser, device=device, evaluation_interval=5))
-        rows[device] = [trainer.update() for _ in range(5)]
+        rows[device] = [update_and_evaluate(trainer) for _ in range(5)]
     for here, there in zip(rows["cpu"], rows["cuda"], strict=True):
         assert there["loss/next_token"] == pytest.approx(here["loss/next_token"], rel=2e-3)
     name = "validation/bits_per_sample"

@@ -262,7 +262,7 @@ def test_actions_are_clipped_and_shifted_and_the_last_action_is_the_one_that_ran
     num_envs=st.integers(1, 3),
     evaluation=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_load_goes_on_exactly(observation: Any, action: Any, before: int, num_envs: int, evaluation: bool) -> None:
     def make_vector() -> envs.EnvVector:
         return envs.EnvVector(lambda: Drifting(observation, action), num_envs, 7, 2, evaluation)

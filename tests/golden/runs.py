@@ -1,4 +1,4 @@
-"""The golden runs: twenty updates of every core on each path, whose losses no refactoring may change.
+"""The golden runs: twelve updates of every core on each path, whose losses no refactoring may change.
 
 A change that means to alter numerics writes `losses.json` anew and says why in its commit:
 
@@ -27,7 +27,7 @@ from tests.lm.synthetic import sentences
 from training.config import CoreConfig, RunConfig
 
 LOSSES = Path(__file__).with_name("losses.json")
-UPDATES = 20
+UPDATES = 12
 D_MODEL = 16
 SMALL = {"num_layers": 2, "num_heads": 2, "d_ff": 24}
 
@@ -48,6 +48,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         | {"compression": "most_used"},
         {**SMALL, "memory_length": 4, "compressed_length": 3, "compression_rate": 4, "compression": "mean"},
         {**SMALL, "memory_length": 4, "compressed_length": 3, "compression_rate": 4, "compression": "max"},
+    ],
+    "evolved": [
+        {**SMALL, "num_layers": 1, "memory_length": 8},
+        {**SMALL, "memory_length": 6, "granularity": 4, "positions": "rotary", "dropout": 0.1},
     ],
     "feedforward": [{"num_layers": 2, "d_ff": 24}],
     "infinity": [

@@ -9,7 +9,7 @@ import memory_cores
 from lm.generation import generate
 from lm.model import Sampling
 from lm.trainer import make_trainer
-from tests.lm.synthetic import Experiment
+from tests.lm.synthetic import Experiment, update_and_evaluate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -19,7 +19,7 @@ def test_updates_and_evaluation_agree(experiment: Experiment, core: str) -> None
     rows = {}
     for device in ("cpu", "cuda"):
         trainer = make_trainer(experiment(core, device=device, evaluation_interval=5, learning_rate=1e-3))
-        rows[device] = [trainer.update() for _ in range(5)]
+        rows[device] = [update_and_evaluate(trainer) for _ in range(5)]
         assert trainer.model.device.type == device
     for here, there in zip(rows["cpu"], rows["cuda"], strict=True):
         assert there["loss/next_token"] == pytest.approx(here["loss/next_token"], rel=2e-3)

@@ -18,9 +18,10 @@ from lm.corpus import Split, prepare
 from lm.evaluation import Evaluation, document_batches, evaluate, total_nats
 from lm.model import LanguageModel
 from lm.text_model import make_model
-from tests.lm.synthetic import OPTIONS, Experiment
+from tests.lm.synthetic import OPTIONS, Experiment, StopAt
 from training.config import CoreConfig
 from training.errors import InputError
+from training.held_out import Stopped
 from training.weights import weights_of
 
 LENGTHS = (23, 1, 40, 11, 17)
@@ -63,6 +64,17 @@ def test_the_result_depends_on_neither_batch_nor_call_length(core: str) -> None:
         measured = total_nats(model.train(), split, batch_size, call_length)
         assert measured / len(split.tokens) == pytest.approx(expected / len(split.tokens), abs=1e-5)
         assert model.training
+
+
+def test_an_evaluation_is_given_up_after_the_next_call_of_the_model() -> None:
+    model, split = sharp_model("lstm").train(), random_split()
+    calls: list[int] = []
+    model.core.register_forward_hook(lambda *_: calls.append(1))
+    stop = StopAt(3)
+    with pytest.raises(Stopped):
+        total_nats(model, split, 2, call_length=5, check=stop)
+    assert len(calls) == stop.calls == 3
+    assert model.training
 
 
 def test_a_limit_takes_the_first_tokens() -> None:
@@ -113,5 +125,5 @@ def test_memory_at_evaluation_may_be_longer_than_in_training(experiment: Experim
 
 
 def test_no_words_no_perplexity() -> None:
-    assert Evaluation("test", 3.0, 2, 2, 0, "counted", None).word_perplexity is None
-    assert Evaluation("test", 1e6, 2, 2, 1, "counted", None).word_perplexity == math.inf
+    assert Evaluation("test", 3.0, 2, 2, 0, "counted", None, 1, None, []).word_perplexity is None
+    assert Evaluation("test", 1e6, 2, 2, 1, "counted", None, 1, None, []).word_perplexity == math.inf

@@ -69,8 +69,8 @@ def test_aligned_segments_are_the_authors_algorithm(block: Any, options: Any) ->
         sum(((i + 1) * y.sin()).sum() + loss for i, (y, loss) in enumerate(zip(ys, ls, strict=True)))
         for ys, ls in ((outputs, losses), (expected, expected_losses))
     ]
-    for name, parameter in core.named_parameters():
-        actual, wanted = (torch.autograd.grad(total, parameter, retain_graph=True)[0] for total in totals)
+    names, parameters = zip(*core.named_parameters(), strict=True)
+    for name, actual, wanted in zip(names, *(torch.autograd.grad(total, parameters) for total in totals), strict=True):
         assert actual.any(), f"nothing trains {name}"
         torch.testing.assert_close(actual, wanted, **EXACT, msg=lambda m, n=name: f"{n}: {m}")
 

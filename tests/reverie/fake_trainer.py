@@ -22,6 +22,8 @@ def experiment(root, total_steps=1000, name="run", **train):
 
 
 class FakeTrainer:
+    held_out = None
+
     def __init__(self, total_steps, width=4, delay=0.0):
         self.total_steps, self.width, self.delay = total_steps, width, delay
         self.step_count = self.update_count = self.skipped_in_a_row = 0

@@ -53,8 +53,7 @@ def logged(name: str) -> list[dict[str, float]]:
     return [{key: row[key] for key in row if key not in CLOCK} for row in rows]
 
 
-@pytest.mark.parametrize("quantiser", ["mu_law_256", "logistic_16"])
-@pytest.mark.parametrize("core", ["lstm", "compressive"])
+@pytest.mark.parametrize(("core", "quantiser"), [("lstm", "logistic_16"), ("compressive", "mu_law_256")])
 def test_a_run_in_two_parts_is_the_run_in_one(config: str, core: str, quantiser: str) -> None:
     core_words = [f"core={{name: {core}, d_model: 16}}", f"data.quantiser={quantiser}", "train.segment_length=16"]
     arguments = ["train", config, *core_words, "train.audio_samples.interval=18"]
@@ -118,8 +117,18 @@ def test_a_trained_model_is_evaluated_swept_and_reported(
     last = read_rows(Path("runs/run/metrics.jsonl"))[-1]
     assert rows[0]["bits_per_sample"] == pytest.approx(last["validation/bits_per_sample"], abs=1e-5)
     assert rows[0]["baselines"]["bigram"] == pytest.approx(last["baseline/bigram_bits_per_sample"])
-    assert main(["evaluate", "runs/run", "--split", "train"]) == 0
+    scored = newest_checkpoint(Path("runs/run")).score
+    assert scored is not None
+    assert scored.value == last["validation/bits_per_sample"]
+    assert main(["evaluate", "runs/run", "--checkpoint", "best", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits_per_sample"] == pytest.approx(scored.value, abs=1e-5)
+    assert main(["generate", "runs/run", "--checkpoint", "7"]) == 2
+    assert "has no checkpoint of step 7; it has 640, 960, 1280 (best)" in capsys.readouterr().err
+    assert rows[0]["interval"][0] <= rows[0]["bits_per_sample"] <= rows[0]["interval"][1]
+    assert sum(bucket["tokens"] for bucket in rows[0]["positions"]) == rows[0]["samples"]
+    assert main(["evaluate", "runs/run", "--split", "train", "--by-position", "positions.png"]) == 0
     printed = capsys.readouterr().out
+    assert "nats/sample by position" in printed
     monkeypatch.setattr(datasets.waveform, "torchaudio_module", lambda: pytest.fail("goes online"))
     missing = ["data.path=new/LJSpeech-1.1", "data.layout=ljspeech", "data.download=true"]
     assert main(["evaluate", "runs/run", *missing]) == 2

@@ -8,7 +8,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from reverie.checkpoint import CheckpointError, newest, save
+from reverie.checkpoint import newest, save
+from reverie.manifest import CheckpointError
 from reverie.weights_size import available_memory
 from tests.reverie.test_checkpoint import FINGERPRINT, reseal, save_step
 

@@ -26,6 +26,7 @@ run: {name: run}
 CORES = {
     "transformer_xl": ["core.memory_length=8", "core.granularity=4"],
     "compressive": ["core.memory_length=8", "core.compressed_length=4", "core.granularity=8"],
+    "evolved": ["core.memory_length=8", "core.granularity=4"],
     "infinity": ["core.memory_length=8", "core.granularity=4", "core.num_basis=8", "core.sticky=true"],
     "universal": ["core.memory_length=8", "core.max_ponder_steps=3"],
     "lstm": ["core.halting=graves"],

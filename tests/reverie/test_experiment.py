@@ -197,7 +197,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kwargs=st.dictionaries(words | traps, json_values, max_size=4),
     cost=st.floats(0, 1e30),

@@ -56,7 +56,7 @@ def test_a_closed_stream_is_lent_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reader_that_goes_ends_a_listing_quietly() -> None:
-    done = reverie("list", "cores", stdout=broken_pipe(), stderr=subprocess.PIPE)
+    done = reverie("list", "configs", stdout=broken_pipe(), stderr=subprocess.PIPE)
     assert done.returncode == 128 + signal.SIGPIPE
     assert done.stderr == b""
 

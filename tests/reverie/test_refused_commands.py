@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,12 @@ REFUSED_OVERWRITES = {
 
 
 @pytest.fixture(scope="module")
+def scores(place: Path) -> dict[str, str]:
+    """The evaluation of each run as it was trained."""
+    return {name: evaluation(name) for name in CONFIGS}
+
+
+@pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a finished run of each path, and a folder that is not theirs."""
     place, before = tmp_path_factory.mktemp("place"), Path.cwd()
@@ -143,9 +150,30 @@ def commands(draw: st.DrawFn) -> tuple[str, list[str], bool]:
 
 @settings(max_examples=30)
 @given(commands())
-def test_a_refused_or_idle_command_changes_not_a_byte(place: Path, drawn: tuple[str, list[str], bool]) -> None:
+def test_a_refused_or_idle_command_changes_not_a_byte(
+    place: Path, scores: dict[str, str], drawn: tuple[str, list[str], bool]
+) -> None:
     name, command, refused = drawn
-    folders, score = digest(place / "runs"), evaluation(name)
+    folders = digest(place / "runs")
     assert main(command) == (2 if refused else 0)
     assert digest(place / "runs") == folders
-    assert evaluation(name) == score
+    assert evaluation(name) == scores[name]
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (["runs/agent", "runs/agent"], "runs/agent: trains an agent; only models of text and of audio are compared"),
+        (["runs/text", "runs/sound"], "runs/text trains models of text, runs/sound models of audio"),
+        (["runs/sound", "runs/sound", "--text", "text.txt"], "--text: for models of text only"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_message(
+    place: Path, capsys: pytest.CaptureFixture[str], runs: list[str], message: str
+) -> None:
+    assert main(["compare", *runs]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["compare", "runs/sound", "runs/sound", "--split", "train", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["difference"], result["interval"], len(result["documents"])) == (0, [0, 0], 2)
+    assert result["unit"].startswith("bits per sample (mu_law_256 at 8,000 samples a second, gain ")

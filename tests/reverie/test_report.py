@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reverie.cli import main
+from reverie.figures import write_figure
 from reverie.metrics_file import training_seconds
-from reverie.report import bins, figure_of, read_runs, table, write_figure
+from reverie.report import bins, figure_of, read_runs, table
 
 
 def write_run(root, name, seed, core, slope, success=True, steps=200_000, env="reverie/TMaze-v0", **options):

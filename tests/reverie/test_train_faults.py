@@ -26,6 +26,8 @@ train: {total_steps: 1000000000, checkpoint_interval: 10, log_interval: 5}
 run: {name: run}
 """
 TOKEN = "0123456789abcdef" * 4
+SOON = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}
+"""Of Ray's head, without which a run ends."""
 
 
 class Run:
@@ -38,7 +40,7 @@ class Run:
         home.mkdir(exist_ok=True)
         self.folder = folder / "runs" / "run"
         self.log = folder / "log"
-        environment = {**os.environ, "HOME": str(home), "RAY_AUTH_TOKEN": TOKEN}
+        environment = {**os.environ, "HOME": str(home), "RAY_AUTH_TOKEN": TOKEN} | SOON
         arguments = [sys.executable, "-m", "reverie", "train", str(config), f"run.root={folder / 'runs'}", *words]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
