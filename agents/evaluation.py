@@ -154,7 +154,7 @@ def play(
                 finished += [e for e in vector.pop_episodes() if e.episode < quotas[e.row]]
                 if progress is not None:
                     progress(len(finished), steps)
-        for what, count in vector.pop_forgiven().items():
+        for what, count in vector.pop_forgiven().items() if advise else ():
             logger.warning("let pass %d times (env.lenient): %s", count, what)
     finally:
         vector.close()

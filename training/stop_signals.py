@@ -23,12 +23,20 @@ class StopRequested(KeyboardInterrupt):
 @contextlib.contextmanager
 def raise_stop_signals() -> Iterator[None]:
     """Raise the first of STOP_SIGNALS as StopRequested; the second ends the process at once."""
+    received: list[int] = []
 
     def stop(number: int) -> None:
+        received.append(number)
         raise StopRequested(number)
 
     with _handled(stop):
-        yield
+        try:
+            yield
+        except BaseException as error:
+            # A library that the signal met may have made another error of it, as Ray does.
+            if received and not isinstance(error, StopRequested):
+                raise StopRequested(received[0]) from error
+            raise
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from audio import waveform
 from lm import subwords
 from lm.documents import Document
 from reverie.cli import main
-from training.stop_signals import STOP_SIGNALS, collect_stop_signals
+from training.stop_signals import STOP_SIGNALS, StopRequested, collect_stop_signals, raise_stop_signals
 
 TEXT = """
 data: {path: text.txt, tokens: words, cache: cache}
@@ -103,6 +103,21 @@ def test_a_signal_is_heard_while_a_library_learns_sub_words(
     ended.set()
     assert time.monotonic() - began < 15
     assert "learning 8,192 sub-words" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_library_that_makes_another_error_of_a_signal_changes_nothing(error: type[BaseException]) -> None:
+    def library() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise error from None
+
+    with pytest.raises(StopRequested, match="stopped by SIGTERM") as caught, raise_stop_signals():
+        library()
+    assert caught.value.exit_code == 143
+    with pytest.raises(error), raise_stop_signals():
+        raise error
 
 
 def test_a_second_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
