@@ -318,6 +318,9 @@ class MemoryModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, InferenceO
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Sequences: leaves (B, T, ...) and STATE_IN (B,)."""
+        if torch.is_grad_enabled():
+            # RLlib's learners do not say when they updated the weights: before the next pass they have.
+            self.network.core.after_update()
         y, losses = self._remember(self.network, batch)
         if losses and torch.is_grad_enabled():
             y = CoreLosses.apply(y, torch.stack(list(losses.values())).sum())

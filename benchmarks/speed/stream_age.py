@@ -21,7 +21,7 @@ from benchmarks.command_line import make_parser
 from benchmarks.speed.step_speed import microseconds
 from memory_cores import MemoryCore, Stream
 
-CORES = ("lstm", "transformer_xl", "compressive", "infinity", "universal", "evolved")
+CORES = ("lstm", "transformer_xl", "compressive", "infinity", "universal", "evolved", "sparse", "routing", "reformer")
 YOUNG = 100
 ROUNDS, STEPS = 25, 40
 

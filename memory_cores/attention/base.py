@@ -177,14 +177,15 @@ class MemoryTransformer(MemoryCore):
         return tensors | counts
 
     def run_blocks(self, x: Tensor, memory: Tensor, *call: object) -> tuple[Tensor, list[Tensor]]:
-        """The output (B, T, D) of the core for x (B, T, D), and the inputs (B, T, D) of its L blocks, to be remembered.
+        """The output (B, T, D) of the core for x (B, T, D), and the inputs (B, T, D) of its L blocks, to be remembered;
+        of reversible ones the last alone, as many as the memory holds.
 
         memory: (B, L, M, D), the remembered inputs of each block. call: what all blocks of a call share.
         """
         if self.reversible:
             blocks = [cast(TransformerBlock, block) for block in self.blocks]
             biases = (self.content_bias, self.position_bias) if self.positions == "relative" else ()
-            x, inputs = run_reversible(ReversibleCall(blocks, memory, call, biases), x)
+            x, inputs = run_reversible(ReversibleCall(blocks, memory, call, biases, self.schedule.capacity), x)
             return self.normalise_output(x), inputs
         inputs = []
         for layer, block in enumerate(self.blocks):

@@ -30,11 +30,13 @@ class ReversibleCall(NamedTuple):
     """What attention is called with besides its input and its memory."""
     shared: tuple[Tensor, ...]
     """Parameters in `more`."""
+    capacity: int
+    """C, the steps that the memory holds: of a block's input no more are kept."""
 
 
 def run_reversible(call: ReversibleCall, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The output (B, T, D) of the blocks for x (B, T, D), and the inputs (B, T, D) of their attention, to be
-    remembered."""
+    """The output (B, T, D) of the blocks for x (B, T, D), and the last inputs (B, at most C, D) of their attention, to
+    be remembered."""
     if not torch.is_grad_enabled():
         return forward_through(call, x)
     inputs: list[Tensor] = []
@@ -59,7 +61,7 @@ def _streams_after(
     first = second = x
     inputs = []
     for layer, block in enumerate(call.blocks):
-        inputs.append(second.detach())
+        inputs.append(second[:, max(0, x.shape[1] - call.capacity) :].detach().clone())
         if random_states is not None:
             random_states.append(_RandomState.now(x.device))
         first = first + block.attention_update(second, call.memory[:, layer], *call.more)
