@@ -17,6 +17,7 @@ from training.errors import UserError
 WORDS = {
     "train": ["train", "experiment.yaml"],
     "evaluate": ["evaluate", "run"],
+    "compare": ["compare", "run", "run"],
     "generate": ["generate", "run"],
     "report": ["report", "run", "--attention"],
 }

@@ -141,7 +141,7 @@ def test_what_cannot_be_drawn_is_one_message(runs, tmp_path, capsys, fault):
     given = runs if fault in ("absent", "unwritable output") else runs[:1]
     assert main(["report", *map(str, given), "--output", str(output)]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: ")
+    assert message.startswith("reverie report: loading\nerror: ")
     assert str(output if fault == "unwritable output" else runs[-1 if fault == "absent" else 0]) in message
     assert not output.exists()
 

@@ -156,7 +156,7 @@ def test_a_root_that_cannot_be_written_is_a_clear_error(tmp_path: Path, capsys: 
     config = tmp_path / "experiment.yaml"
     config.write_text(CONFIG)
     assert main(["train", str(config), "run.root=/proc/nowhere"]) == 2
-    assert capsys.readouterr().err.startswith("error: /proc/nowhere/run: ")
+    assert "\nerror: /proc/nowhere/run: " in capsys.readouterr().err
 
 
 def test_update_after_update_that_is_not_finite_ends_with_exit_code_3(
