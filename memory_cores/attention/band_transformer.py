@@ -28,7 +28,7 @@ class BandOptions(ReversibleOptions):
     not matter."""
     dropout: float = 0.0
     """Dropout rate of the MLP's hidden layer and of both sublayers' outputs, not of attention weights (Child et al.,
-    1904.10509, section 5.4); 0 or more and below 1. Raise it where the held-out loss rises while the training loss
+    1904.10509); 0 or more and below 1. Raise it where the held-out loss rises while the training loss
     falls."""
 
 

@@ -88,7 +88,7 @@ class AttentionOptions(MemoryOptions):
     normalised."""
     mlp_chunk_length: int | None = None
     """Steps for which the MLP is computed at a time, and once more for the gradient, so that its hidden layer takes
-    memory for these alone (Kitaev et al., 2001.04451, section 3, "Chunking"); null computes all at once. Set it where
+    memory for these alone (Kitaev et al., 2001.04451, section 3); null computes all at once. Set it where
     long segments do not fit in memory."""
 
     def problems(self, d_model: int) -> list[str]:

@@ -21,7 +21,7 @@ class ReformerOptions(BandOptions):
     """The options of `Reformer`."""
 
     num_hashes: int = 2
-    """Rounds of hashing (section 2, "Multi-round LSH attention"). More rounds find more of the similar steps, and cost
+    """Rounds of hashing (section 2). More rounds find more of the similar steps, and cost
     grows in proportion; there may be more at evaluation than in training (table 2)."""
     num_buckets: int = 4
     """Hash buckets of a round: even, or 1 for no hashing. More buckets are more specific and have fewer members; the

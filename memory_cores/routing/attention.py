@@ -72,7 +72,7 @@ class RoutedHeads(SharedHeads):
 
 
 class RoutingAttention(nn.Module):
-    """Local heads beside routed heads (Roy et al., 2003.05997, section 4)."""
+    """Local heads beside routed heads (Roy et al., 2003.05997)."""
 
     def __init__(self, d_model: int, dropout: float, local: LocalHeads | None, routed: RoutedHeads) -> None:
         super().__init__()

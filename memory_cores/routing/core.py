@@ -28,8 +28,8 @@ class RoutingOptions(BandOptions):
     local_window: int = 16
     """Steps before its own that a step sees in local heads, at most memory_length."""
     num_clusters: int = 4
-    """Clusters K of each routed head, at most memory_length. The paper takes the square root of the length (section
-    4.1); with more, a cluster is more specific and has fewer members."""
+    """Clusters K of each routed head, at most memory_length. The paper takes the square root of the length; with more, a
+    cluster is more specific and has fewer members."""
     window: int = 16
     """Latest members of its cluster that a step sees in routed heads, at most memory_length. num_clusters times window
     about memory_length lets most of the memory be seen; cost grows in proportion."""
@@ -74,7 +74,7 @@ class RoutingOptions(BandOptions):
 class Routing(BandTransformer):
     """Routing Transformer: each step attends to the latest members of its cluster; gated by default.
 
-    A routed head gives step t the centroid nearest to its key (section 4.1), and step t attends, among the last
+    A routed head gives step t the centroid nearest to its key, and step t attends, among the last
     memory_length steps of its episode, to the last `window` that chose the same:
 
         c_t = argmax_c k_t . mu_c,   y_t = sum_j softmax_j(q_t . k_j / sqrt(W)) v_j,   c_j = c_t,  j < t

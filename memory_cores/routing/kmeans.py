@@ -15,7 +15,7 @@ SPLIT = 0.3
 
 
 class OnlineKMeans(nn.Module):
-    """Centroids of unit length for each of H heads (Roy et al., 2003.05997, section 4.1).
+    """Centroids of unit length for each of H heads (Roy et al., 2003.05997).
 
     Training calls `observe` in each forward pass and `update` after each update of the weights. Each centroid is the
     direction of an exponential moving average of the vectors that chose it. It is kept in buffers, so that it is saved

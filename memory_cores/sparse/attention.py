@@ -22,7 +22,7 @@ Reach = Literal["near", "far", "both"]
 
 
 class SparseAttention(MultiHead):
-    """softmax(Q K^T / sqrt(W)) V over the steps of a sparse pattern (Child et al., 1904.10509, section 4)."""
+    """softmax(Q K^T / sqrt(W)) V over the steps of a sparse pattern (Child et al., 1904.10509)."""
 
     def __init__(
         self,

@@ -21,19 +21,20 @@ class SparseOptions(BandOptions):
     """The options of `Sparse`."""
 
     pattern: Pattern = "strided"
-    """Which steps a step attends to (section 4.3). strided: the last `stride` steps and every stride-th step before
-    them, for data with a period, such as sound and images; fixed: the steps of its own block of `stride` steps and the
-    last cells of earlier blocks, for text and other data without one."""
+    """Which steps a step attends to. strided: the last `stride` steps and every stride-th step before them, for data
+    with a period, such as sound and images; fixed: the steps of its own block of `stride` steps and the last cells of
+    earlier blocks, for text and other data without one."""
     combination: Combination = "merged"
-    """How the two sets of a pattern are shared out (section 5.2). merged: every head sees their union; interleaved: odd
-    layers see the near one and even layers the distant one, which is cheapest; split: half of the heads see each."""
+    """How the two sets of a pattern are shared out. merged: every head sees their union; interleaved: odd layers see the
+    near one and even layers the distant one, which is cheapest; split: half of the heads see each."""
     stride: int = 8
     """Steps l between the distant ones, and steps in a near set; memory_length must be a multiple of it. About the
-    square root of memory_length costs least (section 4.2). With the fixed pattern, unroll and segment lengths must be
-    multiples of it."""
+    square root of memory_length costs least. With the fixed pattern, unroll and segment lengths must be multiples of
+    it."""
     summary_length: int = 2
-    """Summary cells c at the end of each block of the fixed pattern, of its own for each head as far as there are any
-    (section 4.3). More let more of the past through and cost in proportion. The strided pattern has none."""
+    """Summary cells c at the end of each block of the fixed pattern, of its own for each head as far as there are any;
+    the paper has 8 to 32 in blocks of 128 to 256. More let more of the past through and cost in proportion. The strided
+    pattern has none."""
 
     def problems(self, d_model: int) -> list[str]:
         problems = super().problems(d_model)
@@ -61,8 +62,8 @@ class SparseOptions(BandOptions):
         return (slice(0, half), "near"), (slice(half, self.num_heads), "far")
 
     def make_blocks(self, d_model: int) -> list[TransformerBlock]:
-        """The blocks, with the paper's initial weights (section 6): N(0, 0.125^2 / inputs), and those that write to the
-        residual stream smaller by sqrt(2 num_layers)."""
+        """The blocks, with the paper's initial weights: N(0, 0.125^2 / inputs), and those that write to the residual
+        stream smaller by sqrt(2 num_layers)."""
         blocks = []
         for layer in range(self.num_layers):
             attention = SparseAttention(
@@ -87,7 +88,7 @@ class SparseOptions(BandOptions):
 class Sparse(BandTransformer):
     """Sparse Transformer: each step attends to its neighbours and to every stride-th step; gated by default.
 
-    With the stride l, step t attends, among the last memory_length steps of its episode, to (section 4.3, equations)
+    With the stride l, step t attends, among the last memory_length steps of its episode, to
 
         strided   A1 = {j : t - l <= j <= t}               A2 = {j : (t - j) mod l = 0}
         fixed     A1 = {j : floor(j / l) = floor(t / l)}   A2 = {j : j mod l in the c cells of the head}

@@ -1,4 +1,4 @@
-"""The patterns of the Sparse Transformer (Child et al., 1904.10509, section 4), each as a band.
+"""The patterns of the Sparse Transformer (Child et al., 1904.10509), each as a band.
 
 The strided pattern's first set is a window (`attention.window`).
 
