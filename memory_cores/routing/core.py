@@ -28,7 +28,7 @@ class RoutingOptions(BandOptions):
     local_window: int = 16
     """Steps before its own that a step sees in local heads, at most memory_length."""
     num_clusters: int = 4
-    """Clusters K of each routed head, at most memory_length. The paper takes the square root of the length; with more, a
+    """Clusters of each routed head, at most memory_length. The paper takes the square root of the length; with more, a
     cluster is more specific and has fewer members."""
     window: int = 16
     """Latest members of its cluster that a step sees in routed heads, at most memory_length. num_clusters times window

@@ -25,8 +25,8 @@ class SparseOptions(BandOptions):
     with a period, such as sound and images; fixed: the steps of its own block of `stride` steps and the last cells of
     earlier blocks, for text and other data without one."""
     combination: Combination = "merged"
-    """How the two sets of a pattern are shared out. merged: every head sees their union; interleaved: odd layers see the
-    near one and even layers the distant one, which is cheapest; split: half of the heads see each."""
+    """How the two sets of a pattern are shared out. merged: every head sees their union; interleaved: odd layers see
+    the near one and even layers the distant one, which is cheapest; split: half of the heads see each."""
     stride: int = 8
     """Steps l between the distant ones, and steps in a near set; memory_length must be a multiple of it. About the
     square root of memory_length costs least. With the fixed pattern, unroll and segment lengths must be multiples of
