@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from memory_cores import MemoryCore
@@ -22,6 +23,7 @@ from memory_cores.attention.recall import recall
 from memory_cores.infinity.core import Infinity
 from memory_cores.infinity.density import LongTermDensities, long_term_densities
 from memory_cores.lstm.core import LSTM
+from memory_cores.reformer.core import Reformer
 from memory_cores.universal.core import Universal
 from reverie.checkpoint import Checkpoint
 from reverie.event_file import EventFile
@@ -166,7 +168,7 @@ def _recall_panels(core: BandTransformer, x: Tensor, reset: Tensor) -> list[Pane
             weights.T.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma", norm=PowerNorm(0.5)
         )
         assert axes.figure is not None
-        axes.figure.colorbar(picture, ax=axes, label="attention, mean over layers and heads")
+        axes.figure.colorbar(picture, ax=axes, label="attention, mean over layers and the heads that choose")
         axes.set_xlabel("step of one stream")
         axes.set_ylabel("steps back")
 
@@ -181,7 +183,8 @@ def _recall_panels(core: BandTransformer, x: Tensor, reset: Tensor) -> list[Pane
             interpolation="none",
         )
         assert axes.figure is not None
-        axes.figure.colorbar(picture, ax=axes, label="cluster, or bucket of the first round")
+        label = "bucket of the first round" if isinstance(core, Reformer) else "cluster"
+        axes.figure.colorbar(picture, ax=axes, label=label, ticks=MaxNLocator(integer=True))
         axes.set_xlabel("step of one stream")
         heads = found.groups.shape[1]
         axes.set_yticks(range(0, len(groups), heads), [f"layer {layer + 1}" for layer in range(len(found.groups))])
