@@ -8,9 +8,11 @@ from hypothesis import HealthCheck, settings
 LONGEST = ("test_train_faults.py", "test_laws.py", "test_actor_pool.py", "test_rllib.py", "test_cluster.py")
 """Files that take the longest, those that wait for processes beside those that compute."""
 
-# A suite that a shell started in the background ignores interrupts, and so would every process that it starts.
+# A suite that a shell or nohup started in the background ignores some signals, and so would every process it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 slow_is_fine = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=20, derandomize=True, **slow_is_fine)
