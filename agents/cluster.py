@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agents.ray_session import RaySession, delayed_signals, require_open_files
+from agents.ray_session import RaySession, require_open_files
 from training.errors import TrainingError
+from training.stop_signals import delay_stop_signals
 
 CONNECT_TIMEOUT = 10.0
 """Seconds that a cluster has to accept a connection."""
@@ -79,7 +80,8 @@ def start_ray(num_processes: int, address: str | None = None) -> RaySession:
     require_open_files(num_processes)
     session = RaySession.begin(ray, is_local=address is None)
     try:
-        with delayed_signals(), keep_signal_handler():
+        # One that ended this process while Ray starts would leave some of Ray's processes behind.
+        with delay_stop_signals(), keep_signal_handler():
             _init(ray, num_processes, address, session.folder)
     except BaseException:
         session.close()

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from agents.reaper import start_reaper, stop_reaper
 from training.errors import TrainingError
-from training.stop_signals import STOP_SIGNALS
 
 MAX_PLACE = 30
 """Bytes of the path in which a private folder is made: with Ray's names below it, the path of a socket has 107."""
@@ -93,35 +87,3 @@ def require_open_files(num_processes: int) -> None:
         )
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-@contextlib.contextmanager
-def delayed_signals() -> Iterator[None]:
-    """Deliver the first of STOP_SIGNALS at the end, a second at once.
-
-    One that ended this process while Ray starts would leave some of Ray's processes behind. In a thread, which gets no
-    signals, nothing is changed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received:
-            restore()
-            signal.raise_signal(number)
-        received.append(number)
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    handled = [number for number in STOP_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-    previous = {number: signal.signal(number, note) for number in handled}
-    try:
-        yield
-    finally:
-        restore()
-        if received:
-            signal.raise_signal(received[0])

@@ -6,8 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterable, Iterator
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -55,31 +54,58 @@ def collect_stop_signals() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _handled(first: Callable[[int], None]) -> Iterator[None]:
-    """Handle the first of STOP_SIGNALS by `first`; in a thread, which gets no signals, nothing is changed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def delay_stop_signals() -> Iterator[None]:
+    """Deliver the first of STOP_SIGNALS at the end, a second at once; those that are ignored stay so."""
     received: list[int] = []
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def note(number: int) -> None:
+        if received:
+            put_back()
+            signal.raise_signal(number)
+        received.append(number)
+
+    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    try:
+        with _replaced(note, heeded) as put_back:
+            yield
+    finally:
+        if received:
+            signal.raise_signal(received[0])
+
+
+@contextlib.contextmanager
+def _handled(first: Callable[[int], None]) -> Iterator[None]:
+    """Handle the first of STOP_SIGNALS by `first`; the second ends the process at once."""
+    received: list[int] = []
+
+    def handle(number: int) -> None:
         if received:
             os._exit(128 + number)
         received.append(number)
         first(number)
 
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    # A run that nohup shields from the end of its terminal is not stopped by it.
-    shielded = handlers[signal.SIGHUP] is signal.SIG_IGN
-    previous = {
-        number: handler
-        for number, handler in handlers.items()
-        if handler is not None and not (shielded and number == signal.SIGHUP)  # None: C code handles it
-    }
-    for number in previous:
-        signal.signal(number, handle)
-    try:
+    # A run that nohup shields from the end of its terminal is not stopped by it; None is handled by C code.
+    shielded = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    left_alone = [signal.SIGHUP] if shielded else []
+    heeded = [n for n in STOP_SIGNALS if n not in left_alone and signal.getsignal(n) is not None]
+    with _replaced(handle, heeded):
         yield
-    finally:
+
+
+@contextlib.contextmanager
+def _replaced(handle: Callable[[int], None], numbers: Iterable[int]) -> Iterator[Callable[[], None]]:
+    """Handle signals by `handle`, and give what puts the handlers before it back; in a thread, which gets no signals,
+    nothing is changed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    previous = {number: signal.signal(number, lambda received, _: handle(received)) for number in numbers}
+
+    def put_back() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+    try:
+        yield put_back
+    finally:
+        put_back()

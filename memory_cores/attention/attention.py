@@ -19,31 +19,29 @@ OutputHook = Callable[[Tensor, Tensor], Tensor]
 returns the output used in its place."""
 
 
-class MultiHead(nn.Module):
-    """The projections of attention to queries, keys and values of H heads of width W = D / H, and from their outputs
-    (Vaswani et al., 1706.03762, section 3.2.2).
+class Heads(nn.Module):
+    """The projections to queries, keys and values of H heads of width W (Vaswani et al., 1706.03762, section 3.2.2).
 
-    Tensors of heads are (H, B, T, W), so that one table of relative positions serves all rows in one product.
+    Tensors of heads are (H, B, T, W), so that one table of relative positions serves all rows in one product. The
+    weights are a subclass's to initialise.
     """
 
-    def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, d_model: int, num_heads: int, head_width: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.head_width = d_model // num_heads
-        self.scale = self.head_width**-0.5
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.output = nn.Linear(d_model, d_model, bias=False)
-        self.dropout = nn.Dropout(dropout)
-        fan_in_normal_(self.qkv)
-        fan_in_normal_(self.output)
+        self.head_width = head_width
+        self.scale = head_width**-0.5
+        """By which queries are multiplied."""
+        self.qkv = nn.Linear(d_model, 3 * num_heads * head_width, bias=False)
 
     def heads(self, x: Tensor) -> Tensor:
-        """(..., N, D) -> (H, ..., N, W)."""
+        """(..., N, H W) -> (H, ..., N, W)."""
         return x.view(*x.shape[:-1], self.num_heads, self.head_width).movedim(-2, 0)
 
     def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, each (B, M, D), of memory (B, M, D)."""
-        key, value = functional.linear(memory, self.qkv.weight[memory.shape[-1] :]).chunk(2, dim=-1)
+        """Keys and values, each (B, M, H W), of memory (B, M, D)."""
+        of_memory = self.qkv.weight[self.num_heads * self.head_width :]
+        key, value = functional.linear(memory, of_memory).chunk(2, dim=-1)
         return key, value
 
     def project_heads(self, entries: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,10 +50,26 @@ class MultiHead(nn.Module):
         return self.heads(key), self.heads(value)
 
     def project(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, T, D) of x (B, T, D), and keys and values (B, M + T, D) of memory (B, M, D) and x."""
+        """Queries (B, T, H W) of x (B, T, D), and keys and values (B, M + T, H W) of memory (B, M, D) and x."""
         query, key, value = self.qkv(x).chunk(3, dim=-1)
         memory_key, memory_value = self.project_memory(memory)
         return query, torch.cat([memory_key, key], dim=1), torch.cat([memory_value, value], dim=1)
+
+
+class MultiHead(Heads):
+    """Heads of width W = D / H, and the projection of their outputs to width D."""
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
+        super().__init__(d_model, num_heads, d_model // num_heads)
+        self.output = nn.Linear(d_model, d_model, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        fan_in_normal_(self.qkv)
+        fan_in_normal_(self.output)
+
+
+def merge_heads(context: Tensor) -> Tensor:
+    """(H, B, T, W) -> (B, T, H W)."""
+    return context.permute(1, 2, 0, 3).flatten(2)
 
 
 class Attention(MultiHead):
@@ -144,7 +158,7 @@ class Attention(MultiHead):
             if observe is not None:
                 observe(view, weights.detach().transpose(0, 1))
             attended.append(functional.dropout(weights, dropout) @ values)
-        return put(views, attended, query.shape[2]).permute(1, 2, 0, 3).flatten(2)
+        return merge_heads(put(views, attended, query.shape[2]))
 
     def relative_terms(self, positions: RelativePositions) -> RelativeTerms:
         """This layer's terms of the relative positions of a call."""

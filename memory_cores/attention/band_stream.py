@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 
 from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.cached_block import CachedBlock
-from memory_cores.attention.kv_cache import StepAttention, StepView
+from memory_cores.attention.kv_cache import StepView
+from memory_cores.attention.selected_attention import ChoosingAttention
 from memory_cores.attention.stream import TransformerXLStream
 from memory_cores.core import State
 
@@ -21,7 +22,7 @@ class BandStream(TransformerXLStream):
         is_seen = self.place - self.capacity >= self.all_seen_from
         return StepView(self.place, (), penalty=None if is_seen else self.penalty, turn=self.place - self.phase)
 
-    def cached_blocks(self, state: State) -> list[CachedBlock[Any]]:
+    def cached_blocks(self, state: State) -> list[CachedBlock[ChoosingAttention]]:
         blocks = []
         for layer, module in enumerate(self.core.blocks):
             block = cast(TransformerBlock, module)
@@ -30,5 +31,5 @@ class BandStream(TransformerXLStream):
         return blocks
 
     @abstractmethod
-    def step_attention(self, block: TransformerBlock, memory: Tensor, state: State) -> StepAttention:
+    def step_attention(self, block: TransformerBlock, memory: Tensor, state: State) -> ChoosingAttention:
         """The attention of a block, with caches filled from its memory (B, C, D) as attention reads it."""

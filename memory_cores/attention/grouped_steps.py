@@ -19,8 +19,6 @@ ChooseGroup = Callable[[Tensor], Tensor]
 class CachedGroups:
     """The members of groups of one layer's shared heads, for single steps."""
 
-    watch: Watch | None = None
-
     def __init__(
         self,
         heads: SharedHeads,
@@ -36,7 +34,7 @@ class CachedGroups:
         key, _, _ = heads.project(memory)
         self.rings = Rings(choose(key), num_groups, window)
 
-    def attend(self, key: Tensor, gain: Tensor | float, value: Tensor, seen: StepView) -> Tensor:
+    def attend(self, key: Tensor, gain: Tensor | float, value: Tensor, seen: StepView, watch: Watch | None) -> Tensor:
         """Cache a step's unit key and value (H, B, W), and let gain * key attend -> (H, B, W)."""
         place = seen.place
         group = self.choose(key[:, :, None])[..., 0]
@@ -54,8 +52,8 @@ class CachedGroups:
         is_seen = torch.cat([is_seen, ~is_seen.any(dim=-1, keepdim=True)], dim=-1)
         penalty = torch.zeros_like(places, dtype=key.dtype).masked_fill(~is_seen, -torch.inf)
         context, weights = attend_to_places(self.cache, turned * gain, places, penalty)
-        if self.watch is not None:
-            self.watch(place - places, weights)
+        if watch is not None:
+            watch(place - places, weights)
         return context
 
     def slide(self, count: int, place: int) -> None:

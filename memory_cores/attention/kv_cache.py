@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from memory_cores.attention.attention import Attention
+from memory_cores.attention.attention import Attention, Heads
 from memory_cores.attention.patterns import Run
 from memory_cores.attention.positions import RelativeTerms, rotary_table, rotate, sinusoids
 
@@ -146,15 +146,6 @@ class RotaryCache(KeyValueCache):
         moved.copy_(rotate(moved, *rotary_table(back, moved.shape[-1], moved.dtype)))
 
 
-class QueryHeads(KeyValueHeads, Protocol):
-    """What gives queries, keys and values of H heads of width W."""
-
-    scale: float
-    """By which queries are multiplied."""
-    qkv: nn.Linear
-    """To queries, keys and values, each H W wide."""
-
-
 class StepAttention(ABC):
     """One layer's attention for single steps."""
 
@@ -173,7 +164,7 @@ class StepAttention(ABC):
 class CachedAttention(StepAttention):
     """Attention to cached steps and compressed slots, with prepacked projections."""
 
-    def __init__(self, module: QueryHeads, steps: KeyValueCache, slots: KeyValueCache | None = None) -> None:
+    def __init__(self, module: Heads, steps: KeyValueCache, slots: KeyValueCache | None = None) -> None:
         self.steps = steps
         self.slots = slots
         weight = module.qkv.weight.detach().clone()

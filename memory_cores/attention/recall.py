@@ -10,8 +10,7 @@ from torch import Tensor
 from memory_cores.attention.band_stream import BandStream
 from memory_cores.attention.band_transformer import BandTransformer
 from memory_cores.attention.cached_block import CachedBlock
-from memory_cores.attention.kv_cache import StepAttention
-from memory_cores.attention.selected_attention import SelectedAttention
+from memory_cores.attention.selected_attention import ChoosingAttention
 
 
 class Recall(NamedTuple):
@@ -31,9 +30,7 @@ def recall(core: BandTransformer, x: Tensor, reset: Tensor) -> Recall:
     weights = torch.zeros(core.num_layers, steps, reach)
     stream = cast(BandStream, core.stream(1))
     for layer, block in enumerate(stream.blocks):
-        attention = cast(CachedBlock[StepAttention], block).attention
-        chooser = attention if isinstance(attention, SelectedAttention) else attention.groups  # type: ignore[attr-defined]
-        chooser.watch = _Sum(weights[layer])
+        cast(CachedBlock[ChoosingAttention], block).attention.watch = _Sum(weights[layer])
     for step in range(steps):
         stream.step(x[:, step], reset[:, step])
     groups = core.groups(x, reset)

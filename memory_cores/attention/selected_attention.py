@@ -8,17 +8,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from memory_cores.attention.kv_cache import CachedAttention, KeyValueCache, StepView
+from memory_cores.attention.kv_cache import CachedAttention, KeyValueCache, StepAttention, StepView
 
 Watch = Callable[[Tensor, Tensor], None]
 """A function that is called with the distances (H, B, K) int64 of the steps that a step sees, in steps, and their
 attention weights (H, B, K)."""
 
 
-class SelectedAttention(CachedAttention):
-    """One layer's attention for single steps, which touches only the keys and values that each head and row selects."""
+class ChoosingAttention(StepAttention):
+    """One layer's attention for single steps, some of whose heads choose the steps that they see."""
 
     watch: Watch | None = None
+    """Is told of each step what these heads see."""
+
+
+class SelectedAttention(CachedAttention, ChoosingAttention):
+    """One layer's attention for single steps, which touches only the keys and values that each head and row selects."""
 
     def attend(self, x: Tensor, seen: StepView) -> Tensor:
         projected = torch.mm(x, self.qkv).view(-1, 3, self.num_heads, self.head_width).permute(1, 2, 0, 3)

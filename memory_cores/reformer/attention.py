@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from memory_cores.attention.attention import merge_heads
 from memory_cores.attention.band_call import BandCall
 from memory_cores.attention.grouped import grouped_attention
 from memory_cores.attention.shared_heads import SharedHeads
@@ -43,7 +44,7 @@ class HashedAttention(SharedHeads):
         context = grouped_attention(
             call.turn(key), self.scale * length, value, group, call.begin, self.window, x.shape[1]
         )
-        attended: Tensor = self.dropout(self.output(context.permute(1, 2, 0, 3).flatten(2)))
+        attended: Tensor = self.dropout(self.output(merge_heads(context)))
         return attended
 
     def rotations(self, seeds: Tensor, like: Tensor) -> Tensor:

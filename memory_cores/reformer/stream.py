@@ -11,7 +11,8 @@ from memory_cores.attention.band_stream import BandStream
 from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.cached_block import CachedBlock
 from memory_cores.attention.grouped_steps import CachedGroups
-from memory_cores.attention.kv_cache import StepAttention, StepView, pack
+from memory_cores.attention.kv_cache import StepView, pack
+from memory_cores.attention.selected_attention import ChoosingAttention
 from memory_cores.core import State
 from memory_cores.reformer.attention import HashedAttention
 
@@ -26,7 +27,7 @@ class ReformerStream(BandStream):
     def state(self) -> State:
         return super().state() | {"seed": self.seed.clone()}
 
-    def step_attention(self, block: TransformerBlock, memory: Tensor, state: State) -> StepAttention:
+    def step_attention(self, block: TransformerBlock, memory: Tensor, state: State) -> ChoosingAttention:
         attention = cast(HashedAttention, block.attention)
         rotations = attention.rotations(state["seed"], memory)
         groups = CachedGroups(
@@ -41,7 +42,7 @@ class ReformerStream(BandStream):
         return CachedHashing(attention, groups)
 
 
-class CachedHashing(StepAttention):
+class CachedHashing(ChoosingAttention):
     """The hashed heads of one layer."""
 
     def __init__(self, module: HashedAttention, groups: CachedGroups) -> None:
@@ -49,8 +50,9 @@ class CachedHashing(StepAttention):
         self.key_value = pack(module.key_value.weight)
 
     def attend(self, x: Tensor, seen: StepView) -> Tensor:
+        """The attended values (B, D) of x (B, D)."""
         key, length, value = self.module.split(torch.mm(x, self.key_value))
-        context = self.groups.attend(key, self.module.scale * length, value, seen)
+        context = self.groups.attend(key, self.module.scale * length, value, seen, self.watch)
         return context.transpose(0, 1).flatten(1)
 
     def slide(self, count: int, place: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from memory_cores.attention.attention import Heads, merge_heads
 from memory_cores.attention.band_call import BandCall
 from memory_cores.attention.grouped import grouped_attention
 from memory_cores.attention.shared_heads import SharedHeads
@@ -14,34 +14,20 @@ from memory_cores.layers.initialisation import fan_in_normal_
 from memory_cores.routing.kmeans import OnlineKMeans
 
 
-class LocalHeads(nn.Module):
-    """Heads of width W that see the last `window` steps and themselves."""
+class LocalHeads(Heads):
+    """Heads that see the last `window` steps and themselves."""
 
     def __init__(self, d_model: int, num_heads: int, head_width: int, window: int) -> None:
-        super().__init__()
-        self.num_heads, self.head_width, self.window = num_heads, head_width, window
-        self.scale = head_width**-0.5
-        self.qkv = nn.Linear(d_model, 3 * num_heads * head_width, bias=False)
+        super().__init__(d_model, num_heads, head_width)
+        self.window = window
         fan_in_normal_(self.qkv)
 
     def forward(self, x: Tensor, memory: Tensor, call: BandCall) -> Tensor:
         """The attended values (H, B, T, W) of x (B, T, D), which sees memory (B, M, D) and itself."""
-        query, key, value = self.split(self.qkv(x))
-        memory_key, memory_value = self.project_heads(memory)
-        key, value = torch.cat([memory_key, key], dim=2), torch.cat([memory_value, value], dim=2)
+        query, key, value = (self.heads(part) for part in self.project(x, memory))
         query = call.turn(query) * self.scale
         context, _ = window_attention(query, call.turn(key), value, call.begin, self.window)
         return context
-
-    def split(self, projected: Tensor) -> Tensor:
-        """Queries, keys and values, or the last two, (3 or 2, H, ..., W), of what `qkv` or a part of it gives
-        (..., 3 H W) or (..., 2 H W)."""
-        return torch.unflatten(projected, -1, (-1, self.num_heads, self.head_width)).movedim((-3, -2), (0, 1))
-
-    def project_heads(self, entries: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, each (H, B, N, W), of entries (B, N, D)."""
-        key, value = self.split(functional.linear(entries, self.qkv.weight[self.num_heads * self.head_width :]))
-        return key, value
 
 
 class RoutedHeads(SharedHeads):
@@ -88,5 +74,5 @@ class RoutingAttention(nn.Module):
         call.groups.append(cluster)
         if self.local is not None:
             context = torch.cat([self.local(x, memory, call), context])
-        attended: Tensor = self.dropout(self.output(context.permute(1, 2, 0, 3).flatten(2)))
+        attended: Tensor = self.dropout(self.output(merge_heads(context)))
         return attended

@@ -10,8 +10,9 @@ from torch import Tensor
 from memory_cores.attention.band_stream import BandStream
 from memory_cores.attention.block import TransformerBlock
 from memory_cores.attention.grouped_steps import CachedGroups
-from memory_cores.attention.kv_cache import CachedAttention, StepAttention, StepView, pack
+from memory_cores.attention.kv_cache import CachedAttention, StepView, pack
 from memory_cores.attention.patterns import Run
+from memory_cores.attention.selected_attention import ChoosingAttention
 from memory_cores.core import State
 from memory_cores.routing.attention import RoutingAttention
 
@@ -19,7 +20,7 @@ from memory_cores.routing.attention import RoutingAttention
 class RoutingStream(BandStream):
     """Steps a `Routing` core in O(D^2 + window * D) for each layer."""
 
-    def step_attention(self, block: TransformerBlock, memory: Tensor, state: State) -> StepAttention:
+    def step_attention(self, block: TransformerBlock, memory: Tensor, state: State) -> ChoosingAttention:
         attention = cast(RoutingAttention, block.attention)
         distances, routed = range(self.capacity + 1), attention.routed
         groups = CachedGroups(
@@ -38,7 +39,7 @@ class RoutingStream(BandStream):
         return CachedRouting(attention, local, groups)
 
 
-class CachedRouting(StepAttention):
+class CachedRouting(ChoosingAttention):
     """The local and the routed heads of one layer."""
 
     def __init__(self, module: RoutingAttention, local: CachedAttention | None, groups: CachedGroups) -> None:
@@ -46,8 +47,9 @@ class CachedRouting(StepAttention):
         self.key_value = pack(module.routed.key_value.weight)
 
     def attend(self, x: Tensor, seen: StepView) -> Tensor:
+        """The attended values (B, D) of x (B, D), those of the local heads first."""
         key, _, value = self.module.routed.split(torch.mm(x, self.key_value))
-        context = self.groups.attend(key, self.module.routed.gain, value, seen).transpose(0, 1).flatten(1)
+        context = self.groups.attend(key, self.module.routed.gain, value, seen, self.watch).transpose(0, 1).flatten(1)
         if self.local is None or self.module.local is None:
             return context
         window = slice(seen.place - self.module.local.window, seen.place + 1)

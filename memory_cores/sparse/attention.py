@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memory_cores.attention.attention import MultiHead
+from memory_cores.attention.attention import MultiHead, merge_heads
 from memory_cores.attention.band import join
 from memory_cores.attention.band_call import BandCall
 from memory_cores.attention.window import window_attention
@@ -51,7 +51,7 @@ class SparseAttention(MultiHead):
             self.of_heads(query[heads], key[heads], value[heads], call, heads, reach) for heads, reach in self.reaches
         ]
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts)
-        attended: Tensor = self.dropout(self.output(context.permute(1, 2, 0, 3).flatten(2)))
+        attended: Tensor = self.dropout(self.output(merge_heads(context)))
         return attended
 
     def of_heads(self, query: Tensor, key: Tensor, value: Tensor, call: BandCall, heads: slice, reach: Reach) -> Tensor:

@@ -21,14 +21,13 @@ from agents.ray_session import (
     OPEN_FILES,
     OPEN_FILES_OF_PROCESS,
     PLACES,
-    delayed_signals,
     make_private_folder,
     require_open_files,
 )
 from agents.trainer import ImpalaTrainer
 from tests.agents.processes import actor_pids, parent
 from training.errors import TrainingError
-from training.stop_signals import STOP_SIGNALS
+from training.stop_signals import STOP_SIGNALS, delay_stop_signals
 
 MakeConfig = Callable[..., ExperimentConfig]
 RANDOM_EPISODES = "tests.agents.scripted_envs:RandomEpisodes-v0"
@@ -143,11 +142,11 @@ def test_signals_wait_until_ray_has_started_and_a_second_one_does_not() -> None:
     told: list[str] = []
     before = {number: signal.signal(number, lambda *_: told.append("handled")) for number in STOP_SIGNALS}
     try:
-        with delayed_signals():
+        with delay_stop_signals():
             signal.raise_signal(signal.SIGTERM)
             told.append("started")
         assert told == ["started", "handled"]
-        with delayed_signals():
+        with delay_stop_signals():
             signal.raise_signal(signal.SIGHUP)
             signal.raise_signal(signal.SIGINT)
             assert told[2:] == ["handled"]

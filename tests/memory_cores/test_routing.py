@@ -32,7 +32,7 @@ def plain_routing(core: Routing, x: Tensor, reset: Tensor) -> Tensor:
         times = range(len(x))
         contexts = []
         if attention.local is not None:
-            query, key, value = attention.local.split(attention.local.qkv(x))
+            query, key, value = (attention.local.heads(part) for part in attention.local.qkv(x).chunk(3, dim=-1))
             for q, k, v in zip(query, key, value, strict=True):
                 q, k = turned(core, q), turned(core, k)
                 first = [max(0, t - attention.local.window) for t in times]
